@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
+use seawall::link::{Record, RecordKind, SessionId, append_record};
 use serde_json::Value;
+use tungstenite::accept_hdr;
+use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 
 use crate::application::{Application, Folder, LANGUAGES, SECRET, free_port};
 use crate::support::scripted::{Scripted, http};
@@ -70,4 +73,51 @@ fn what_is_wrong_with_an_application_is_found_with_its_remedy() {
     }
     let findings = examine(&folder, &format!("hook_url = \"http://127.0.0.1:{}\"", free_port()));
     check(&findings, "backend", "warning", "Connection refused");
+}
+
+/// An application with an endpoint for links, which checks a token or does not.
+fn link_endpoint(checks: bool) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/link", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for tcp in listener.incoming() {
+            #[allow(clippy::result_large_err, reason = "the library's callback")]
+            let upgrade = |request: &Request, mut response: Response| {
+                let token = request.headers().get("authorization");
+                if checks && token.is_none_or(|token| token != "Bearer s3cret-of-links") {
+                    let mut refusal = ErrorResponse::new(None);
+                    *refusal.status_mut() = tungstenite::http::StatusCode::UNAUTHORIZED;
+                    return Err(refusal);
+                }
+                let chosen = request.headers()["sec-websocket-protocol"].clone();
+                response.headers_mut().insert("sec-websocket-protocol", chosen);
+                Ok(response)
+            };
+            let Ok(mut socket) = accept_hdr(tcp.unwrap(), upgrade) else { continue };
+            let body = br#"{"instance":"app-7"}"#;
+            let mut hello = Vec::new();
+            append_record(&mut hello, &Record::new(RecordKind::Hello, SessionId::NONE, 1, body));
+            let _ = socket.send(tungstenite::Message::Binary(hello.into()));
+            while socket.read().is_ok() {}
+        }
+    });
+    url
+}
+
+#[test]
+fn endpoints_for_links_are_dialed() {
+    let folder = Folder::new();
+    let token = folder.write("links.token", "s3cret-of-links\n");
+    for (checks, state, verb) in [(true, "ok", "rejects"), (false, "warning", "accepts")] {
+        let links = link_endpoint(checks);
+        let backend = format!("links = [{links:?}]\nlink_token_file = {token:?}");
+        let findings = examine(&folder, &backend);
+        check(&findings, "backend link", "ok", "\"app-7\"");
+        check(&findings, "backend token", state, verb);
+    }
+    let links = link_endpoint(true);
+    let findings = examine(&folder, &format!("links = [{links:?}]"));
+    check(&findings, "backend link", "warning", "link_token_file");
+    let gone = format!("links = [\"ws://127.0.0.1:{}\"]", free_port());
+    check(&examine(&folder, &gone), "backend link", "warning", "Connection refused");
 }

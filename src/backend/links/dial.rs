@@ -1,5 +1,6 @@
 //! Dials an application: TCP, TLS, the WebSocket upgrade, and both hellos.
 
+use std::io;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -75,7 +76,12 @@ impl Dialing {
 
     async fn connect(&self, target: &Target) -> Result<Box<dyn LinkIo>, String> {
         let tcp = TcpStream::connect(target.address).await.map_err(|error| {
-            format!("cannot connect: {error}; start the application, or correct links")
+            let remedy = match error.kind() {
+                // The ports that a sandboxed process may connect to are fixed at its start.
+                io::ErrorKind::PermissionDenied => "after a change of links, restart the server",
+                _ => "start the application, or correct links",
+            };
+            format!("cannot connect: {error}; {remedy}")
         })?;
         // Fails only where the connection has ended already, which is noticed next.
         let _ = tcp.set_nodelay(true);

@@ -32,7 +32,7 @@ use crate::outer::OuterThread;
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The shortest limit of records' bodies: those that are JSON must fit.
-const BODY_BYTES_MIN: usize = 64 * 1024;
+pub(super) const BODY_BYTES_MIN: usize = 64 * 1024;
 
 enum Order {
     Renew(Vec<Arc<BackendSettings>>, usize),
@@ -380,7 +380,11 @@ impl Linking {
     }
 }
 
-async fn resolve(url: &LinkUrl) -> Result<Vec<SocketAddr>, String> {
+/// Resolves the name of a URL.
+///
+/// # Errors
+/// It has no address, with the reason.
+pub(super) async fn resolve(url: &LinkUrl) -> Result<Vec<SocketAddr>, String> {
     let looking = tokio::net::lookup_host((url.host(), url.port()));
     match tokio::time::timeout(RESOLVE_TIMEOUT, looking).await {
         Ok(Ok(found)) => {

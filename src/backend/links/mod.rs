@@ -2,10 +2,12 @@
 //!
 //! Files: `table` (what shards and tasks share), `flow` (which links there are), `targets` (which
 //! addresses they go to), `slot` (keeps one), `dial`, `task`, `inbound` and `outbound` (its
-//! messages), `stream` (its socket), `ending` (why it ended), `numbers`.
+//! messages), `stream` (its socket), `ending` (why it ended), `numbers`, `examine`
+//! (`seawall doctor`).
 
 mod dial;
 mod ending;
+mod examine;
 mod flow;
 mod inbound;
 mod numbers;
@@ -18,5 +20,6 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use examine::{LinkReport, examine_links};
 pub use flow::LinkFlow;
 pub use table::{Choice, Link, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};

@@ -1,7 +1,10 @@
 //! Examines the applications that take part: each address, as the server would use it.
 
+use std::sync::Arc;
+
 use super::finding::{Finding, State};
-use crate::backend::{UrlReport, examine_backend};
+use crate::backend::links::{LinkReport, examine_links};
+use crate::backend::{BackendSettings, UrlReport, examine_backend};
 use crate::config::Config;
 
 /// The difference of clocks from which on signatures may be rejected soon (s).
@@ -16,11 +19,16 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         Ok(runtime) => runtime,
         Err(error) => return vec![unreachable("", &format!("cannot examine them: {error}"))],
     };
-    let examine_one = |settings: &std::sync::Arc<crate::backend::BackendSettings>| match runtime
-        .block_on(examine_backend(settings))
-    {
-        Ok(reports) => reports.iter().flat_map(examine_report).collect(),
-        Err(error) => vec![unreachable(&settings.name, &error)],
+    let examine_one = |settings: &Arc<BackendSettings>| {
+        let mut findings = match runtime.block_on(examine_backend(settings)) {
+            Ok(reports) => reports.iter().flat_map(examine_report).collect(),
+            Err(error) => vec![unreachable(&settings.name, &error)],
+        };
+        match runtime.block_on(examine_links(settings)) {
+            Ok(reports) => findings.extend(reports.iter().flat_map(examine_link)),
+            Err(error) => findings.push(unlinked(&settings.name, &error)),
+        }
+        findings
     };
     config.backends.iter().flat_map(examine_one).collect()
 }
@@ -89,4 +97,33 @@ fn examine_clock(url: &str, ahead_s: i64) -> Finding {
         State::Warning,
         "synchronize the clocks of both hosts (NTP)",
     )
+}
+
+fn unlinked(place: &str, error: &str) -> Finding {
+    let remedy = "start the application, or correct links; until then `serve` starts, and clients \
+                  of gateways wait for hold_ms";
+    let found = format!("{place}: {error}");
+    Finding::new("backend link", WHY_LINKS, found).unless(false, State::Warning, remedy)
+}
+
+const WHY_LINKS: &str = "Applications exchange messages with clients of gateways there";
+
+fn examine_link(report: &LinkReport) -> Vec<Finding> {
+    let place = &report.place;
+    let instance = match &report.instance {
+        Ok(instance) => instance,
+        Err(error) => return vec![unlinked(place, error)],
+    };
+    let found = format!("{place}: `hello` from {instance:?}");
+    let mut findings =
+        vec![Finding::new("backend link", WHY_LINKS, found).unless(true, State::Warning, "")];
+    findings.extend(report.takes_wrong_token.map(|takes_wrong_token| {
+        let verb = if takes_wrong_token { "accepts" } else { "rejects" };
+        let found = format!("{place}: {verb} a wrong token");
+        let why = "Without a check of the token, any program that reaches the application can make \
+                   up clients' messages";
+        let remedy = "answer an upgrade whose token differs from link_token_file with status 401";
+        Finding::new("backend token", why, found).unless(!takes_wrong_token, State::Warning, remedy)
+    }));
+    findings
 }
