@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::accepted::{AcceptedSocket, keep_accepted};
 use super::dial::Dialing;
 use super::numbers::{LinkCounters, RoundTrips};
 use super::slot::{FailureLog, LinkRegister, Slot};
@@ -37,6 +38,11 @@ pub(super) const BODY_BYTES_MIN: usize = 64 * 1024;
 enum Order {
     Renew(Vec<Arc<BackendSettings>>, usize),
     Drain,
+    /// Open a link on a socket that the application has dialed.
+    Accept {
+        backend: usize,
+        socket: AcceptedSocket,
+    },
     /// Send what is queued, and close all links.
     Finish(oneshot::Sender<()>),
 }
@@ -107,6 +113,12 @@ impl LinkFlow {
         }
         // Fails only when the process is ending.
         let _ = self.orders.send(Order::Renew(backends.to_vec(), message_bytes_max));
+    }
+
+    /// Opens a link on a WebSocket that an application has dialed.
+    pub fn accept(&self, backend: usize, socket: AcceptedSocket) {
+        // Fails only when the process is ending.
+        let _ = self.orders.send(Order::Accept { backend, socket });
     }
 
     /// Informs applications that there will be no new sessions.
@@ -314,6 +326,7 @@ impl Linking {
                 self.fit_slots();
             }
             Order::Drain => self.register.drain(),
+            Order::Accept { backend, socket } => self.accept(backend, socket),
             Order::Finish(done) => {
                 self.finishing = Some(done);
                 let slots = self.applications.iter().flat_map(|one| &one.slots);
@@ -321,6 +334,18 @@ impl Linking {
                 self.register.finish();
             }
         }
+    }
+
+    fn accept(&mut self, backend: usize, socket: AcceptedSocket) {
+        let Some(one) = self.applications.get(backend) else { return };
+        let Some(dialing) = one.dialing.as_ref().filter(|_| self.finishing.is_none()) else {
+            return;
+        };
+        let (dialing, log) = (dialing.borrow().clone(), one.log.clone());
+        let (register, backend) = (self.register.clone(), one.backend);
+        self.slots.spawn_local(async move {
+            keep_accepted(&register, backend, &dialing, socket, &log).await;
+        });
     }
 
     /// Resolves the names of all URLs.

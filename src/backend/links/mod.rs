@@ -1,10 +1,11 @@
 //! Links to applications: their table, and the tasks that keep them.
 //!
 //! Files: `table` (what shards and tasks share), `flow` (which links there are), `targets` (which
-//! addresses they go to), `slot` (keeps one), `dial`, `task`, `inbound` and `outbound` (its
-//! messages), `stream` (its socket), `ending` (why it ended), `numbers`, `examine`
+//! addresses they go to), `slot` (keeps one), `dial`, `accepted` (the application dials),
+//! `task`, `inbound` and `outbound` (its messages), `stream` (its socket), `ending` (why it ended), `numbers`, `examine`
 //! (`seawall doctor`).
 
+mod accepted;
 mod dial;
 mod ending;
 mod examine;
@@ -20,6 +21,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use accepted::AcceptedSocket;
 pub use examine::{LinkReport, examine_links};
 pub use flow::LinkFlow;
 pub use table::{Choice, Link, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};

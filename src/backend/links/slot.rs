@@ -2,8 +2,8 @@
 //! register of all open links.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ impl Slot {
                 dialed = dialing.dial(&self.target) => dialed,
                 () = self.ending.notified() => break,
             };
-            let address = self.target.address;
+            let address = &self.target.address;
             match dialed {
                 Ok(_) if !self.is_active() => break,
                 Ok((stream, greeting)) => {
@@ -296,7 +296,12 @@ impl FailureLog {
     }
 
     /// Logs a failure, the first in a row.
-    fn log_failure(&self, is_logged: &Cell<bool>, address: SocketAddr, failure: &str) {
+    pub(super) fn log_failure(
+        &self,
+        is_logged: &Cell<bool>,
+        address: &dyn fmt::Display,
+        failure: &str,
+    ) {
         if !is_logged.get() && self.may_log() {
             is_logged.set(true);
             let backend = &self.backend;
@@ -305,7 +310,12 @@ impl FailureLog {
     }
 
     /// Logs the first link, and one that is open after a failure that was logged.
-    fn log_open(&self, is_logged: &Cell<bool>, address: SocketAddr, instance: &str) {
+    pub(super) fn log_open(
+        &self,
+        is_logged: &Cell<bool>,
+        address: &dyn fmt::Display,
+        instance: &str,
+    ) {
         let backend = &self.backend;
         if is_logged.take() {
             tracing::info!(backend, %address, instance, "a link to the backend is open again");

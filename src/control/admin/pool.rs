@@ -191,6 +191,11 @@ impl Place {
         self.change(|connection| connection.set_phase(Phase::Idle));
     }
 
+    /// Leaves the pool: the connection has become a link, which has limits of its own.
+    pub(super) fn leave(&self) {
+        self.pool.lock().remove(self.number);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Connection)) {
         // An evicted connection has no entry.
         if let Some(connection) = self.pool.lock().connections.get_mut(&self.number) {
@@ -207,7 +212,7 @@ impl Connection {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pool.lock().remove(self.number);
+        self.leave();
     }
 }
 

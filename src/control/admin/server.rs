@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
@@ -159,13 +160,19 @@ async fn serve_requests(
         let response = router.call(request);
         async move {
             let response = response.await;
-            place.end_request();
+            match &response {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    place.leave();
+                }
+                _ => place.end_request(),
+            }
             response
         }
     });
     let mut builder = http1::Builder::new();
     let io = TokioIo::new(stream);
     let connection = builder.max_buf_size(HEAD_BYTES_MAX).serve_connection(io, service);
+    let connection = connection.with_upgrades();
     // An error concerns this client only.
     let _ = connection.await;
 }

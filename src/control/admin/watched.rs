@@ -22,6 +22,11 @@ impl<S> Watched<S> {
         Self { stream, place, put_back: None }
     }
 
+    /// Returns the stream itself. Its place is left.
+    pub(super) fn into_stream(self) -> S {
+        self.stream
+    }
+
     /// Has the byte that was read last be read again.
     pub(super) fn put_back(&mut self, byte: u8) {
         self.put_back = Some(byte);

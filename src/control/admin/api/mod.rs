@@ -9,6 +9,7 @@ mod channels;
 mod connections;
 pub(in crate::control) mod everywhere;
 mod gather;
+mod link;
 mod memory;
 mod object;
 mod openapi;
@@ -65,6 +66,7 @@ pub(super) fn call_routes() -> Router<State> {
         .route("/v1/channels/{channel}/history", json_call(get(channels::read_history)))
         .route("/v1/channels/{channel}/history", json_call(delete(channels::trim_history)))
         .route("/v1/nodes", json_call(get(everywhere::list_nodes)))
+        .route("/v1/link", json_call(get(link::open_link)))
         .route("/v1/memory", json_call(get(memory::report_memory)))
         .route("/v1/openapi.json", json_call(get(openapi::get_document)))
 }
