@@ -135,12 +135,12 @@ impl SessionId {
 
     /// Reverses [`Self::encode`]. Any bytes are an id, though mostly of no connection.
     pub fn decode(bytes: [u8; SESSION_BYTES]) -> Self {
-        let [s0, s1, a, b, c, d, e, f, g, h] = bytes;
+        let [shard @ .., s0, s1, s2, s3, g0, g1, g2, g3] = bytes;
         let token = Token {
-            slot: u32::from_be_bytes([a, b, c, d]),
-            generation: u32::from_be_bytes([e, f, g, h]),
+            slot: u32::from_be_bytes([s0, s1, s2, s3]),
+            generation: u32::from_be_bytes([g0, g1, g2, g3]),
         };
-        Self { shard: u16::from_be_bytes([s0, s1]), token }
+        Self { shard: u16::from_be_bytes(shard), token }
     }
 }
 

@@ -32,6 +32,20 @@ pub struct UnackedQueue {
     bytes: usize,
 }
 
+/// Emptied queues, to be used again.
+#[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "the boxes are what is used again")]
+pub struct SpareQueues(Vec<Box<UnackedQueue>>);
+
+impl SpareQueues {
+    fn put_back(&mut self, queue: Box<UnackedQueue>) {
+        debug_assert!(queue.messages.is_empty(), "it is emptied first");
+        if self.0.len() < SPARE_MAX {
+            self.0.push(queue);
+        }
+    }
+}
+
 /// The state of a session's messages. See the module.
 ///
 /// Invariants: the queue has the messages from `acked + 1` to `last`, and exists only if there are
@@ -50,14 +64,9 @@ pub struct UpState {
 pub struct AckBeyondLast;
 
 impl UpState {
-    /// Numbers and keeps a message; returns its number. `spare`: emptied queues, to be used again.
-    pub fn push(
-        &mut self,
-        kind: DataKind,
-        payload: &[u8],
-        spare: &mut Vec<Box<UnackedQueue>>,
-    ) -> u32 {
-        let queue = self.queue.get_or_insert_with(|| spare.pop().unwrap_or_default());
+    /// Numbers and keeps a message; returns its number.
+    pub fn push(&mut self, kind: DataKind, payload: &[u8], spare: &mut SpareQueues) -> u32 {
+        let queue = self.queue.get_or_insert_with(|| spare.0.pop().unwrap_or_default());
         queue.bytes += payload.len();
         queue.messages.push_back(UnackedMessage { kind, payload: payload.into() });
         self.last = self.last.wrapping_add(1);
@@ -72,7 +81,7 @@ impl UpState {
     pub fn acknowledge(
         &mut self,
         number: u32,
-        spare: &mut Vec<Box<UnackedQueue>>,
+        spare: &mut SpareQueues,
     ) -> Result<usize, AckBeyondLast> {
         let unacked = self.last.wrapping_sub(self.acked);
         let handled = number.wrapping_sub(self.acked);
@@ -85,13 +94,13 @@ impl UpState {
         queue.bytes -= bytes;
         self.acked = number;
         if queue.messages.is_empty() {
-            spare.extend(self.queue.take().filter(|_| spare.len() < SPARE_MAX));
+            self.queue.take().into_iter().for_each(|queue| spare.put_back(queue));
         }
         Ok(bytes)
     }
 
     /// Removes all messages: nothing will acknowledge them.
-    pub fn drop_unacknowledged(&mut self, spare: &mut Vec<Box<UnackedQueue>>) {
+    pub fn drop_unacknowledged(&mut self, spare: &mut SpareQueues) {
         let dropped = self.acknowledge(self.last, spare);
         debug_assert!(dropped.is_ok(), "the last message was sent");
     }
@@ -144,7 +153,7 @@ mod tests {
             start in prop_oneof![Just(0), Just(u32::MAX - 5)],
             steps in prop::collection::vec((any::<bool>(), 0_u32..8, 0_usize..60), 0..60),
         ) {
-            let (mut state, mut spare) = (state_at(start), Vec::new());
+            let (mut state, mut spare) = (state_at(start), SpareQueues::default());
             let mut model: VecDeque<(u32, usize)> = VecDeque::new();
             let (mut last, mut acked) = (start, start);
             for (is_push, ahead, len) in steps {
@@ -179,10 +188,10 @@ mod tests {
     #[test]
     fn an_idle_session_has_no_queue() {
         assert_eq!(size_of::<UpState>(), 16);
-        let (mut state, mut spare) = (UpState::default(), Vec::new());
+        let (mut state, mut spare) = (UpState::default(), SpareQueues::default());
         state.push(DataKind::Binary, &[0; 100], &mut spare);
         assert!(state.is_full(LIMITS), "one message always fits");
         assert_eq!(state.acknowledge(1, &mut spare), Ok(100));
-        assert!(state.queue.is_none() && spare.len() == 1);
+        assert!(state.queue.is_none() && spare.0.len() == 1);
     }
 }

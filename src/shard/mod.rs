@@ -21,6 +21,7 @@ mod gateway;
 pub mod hub;
 mod layers;
 pub mod mail;
+mod operators;
 pub mod portable;
 
 use std::collections::HashMap;
@@ -410,8 +411,9 @@ impl<D: Driver> Shard<D> {
                     }
                 }
                 Mail::Hub(mail) => {
-                    if let Some(hub) = &mut self.layers.hub {
-                        hub.post_here(*mail);
+                    let Self { driver, connections, layers, looks, .. } = self;
+                    if let Some(look) = layers.take_mail(connections, *mail) {
+                        looks.request_tcp_state(connections, driver, look);
                     }
                 }
                 Mail::HubBatch(mails) => {

@@ -15,7 +15,7 @@ pub const REVIEW_ALL: usize = usize::MAX;
 
 impl Realm {
     /// Returns whether a key, on which a token or grant depends, still verifies tokens.
-    pub(super) fn key_standing(&self, key: Option<Fingerprint>) -> KeyStanding {
+    pub fn key_standing(&self, key: Option<Fingerprint>) -> KeyStanding {
         match (key, &self.verifier) {
             (None, _) => KeyStanding::Good,
             (Some(_), None) => KeyStanding::Withdrawn,

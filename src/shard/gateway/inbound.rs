@@ -17,7 +17,7 @@ use crate::link::{
     check_state, decode_accept, sessions_of_many,
 };
 use crate::proto::ws::{CloseCode, DataKind};
-use crate::shard::connections::{Connections, Goodbye, OpeningStep, REQUEST_EFFORT};
+use crate::shard::connections::{Connections, Goodbye, OpeningStep, REQUEST_EFFORT, Sessions};
 use crate::shard::layers::Layers;
 
 /// A record that an application must not send, with the reason.
@@ -45,8 +45,11 @@ impl Layers {
         if std::mem::take(&mut gateway.has_lost_links) {
             connections.reopen_lost(driver, self);
         }
-        let Some(gateway) = &mut self.gateway else { return false };
+        let Self { hub, gateway: Some(gateway) } = self else { return false };
         let is_cut = gateway.run_moves(connections) || is_cut;
+        let realm = hub.as_deref().and_then(Sessions::realm);
+        let is_cut = gateway.continue_review(connections, realm) || is_cut;
+        let is_cut = gateway.continue_disconnecting(connections) || is_cut;
         for index in std::mem::take(&mut gateway.touched) {
             if connections.contains(index) {
                 connections.reconsider(index);

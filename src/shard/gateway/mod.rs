@@ -19,11 +19,12 @@
 //!   acknowledged.
 //!
 //! Files: `entry` (a session), `layer` (calls of connections), `outbound` (records to links),
-//! `inbound` (records of links), `moves` (between links).
+//! `inbound` (records of links), `moves` (between links), `commands` (of operators).
 //!
 //! Rejected: sessions on the outer thread. Each message would take a lock or a queue of its own,
 //! and a thread that waits for one application would hold up the others.
 
+mod commands;
 mod entry;
 mod inbound;
 mod invariants;
@@ -39,7 +40,8 @@ use super::mail::Directory;
 use crate::backend::LinkSettings;
 use crate::backend::links::{Link, LinkMail};
 use crate::driver::Token;
-use crate::session::gateway::{UnackedQueue, UpLimits};
+use crate::session::gateway::{SpareQueues, UpLimits};
+use commands::Disconnecting;
 use entry::{DepartedEntry, GatewayEntry, SessionPhase};
 use moves::Sweep;
 use outbound::Outgoing;
@@ -58,8 +60,7 @@ pub(super) struct Gateway {
     departed_bytes: usize,
     /// The session that ends now is over for the application already.
     is_closed_by_application: bool,
-    /// Emptied queues of unacknowledged messages.
-    spare: Vec<Box<UnackedQueue>>,
+    spare: SpareQueues,
     /// The turn's records, by link.
     outgoing: Outgoing,
     /// Records of links that are not processed yet.
@@ -71,6 +72,10 @@ pub(super) struct Gateway {
     /// Links have room again.
     has_room: bool,
     sweep: Sweep,
+    /// Users whose connections are being closed.
+    disconnecting: VecDeque<Disconnecting>,
+    /// The next session whose key is to be reviewed.
+    review_cursor: Option<usize>,
     /// Connections that changed, and are to be reconciled.
     touched: Vec<u32>,
     unix_ms: u64,
@@ -96,13 +101,15 @@ impl Gateway {
             departed: BTreeMap::new(),
             departed_bytes: 0,
             is_closed_by_application: false,
-            spare: Vec::new(),
+            spare: SpareQueues::default(),
             outgoing: Outgoing::default(),
             inbox: VecDeque::new(),
             has_lost_links: false,
             awaiting_room: Vec::new(),
             has_room: false,
             sweep: Sweep::default(),
+            disconnecting: VecDeque::new(),
+            review_cursor: None,
             touched: Vec::new(),
             unix_ms: 0,
         })
@@ -157,10 +164,7 @@ impl Gateway {
     }
 
     /// Returns the entry, and the spare queues.
-    fn entry_and_spare(
-        &mut self,
-        index: u32,
-    ) -> Option<(&mut GatewayEntry, &mut Vec<Box<UnackedQueue>>)> {
+    fn entry_and_spare(&mut self, index: u32) -> Option<(&mut GatewayEntry, &mut SpareQueues)> {
         let entry = self.sessions.get_mut(index as usize)?.as_deref_mut()?;
         Some((entry, &mut self.spare))
     }

@@ -13,11 +13,9 @@ use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
 use crate::shard::connections::{Connections, Goodbye};
 use crate::shard::mail::{
-    Act, Channels, ConnectionInfo, ConnectionTarget, CountReply, Filter, HubMail, Listed, Reached,
+    Act, Channels, ConnectionInfo, ConnectionTarget, CountReply, HubMail, Reached,
 };
 
-/// Slots scanned for one request of a list: filling a page may take several requests.
-const LISTED_SLOTS: usize = 16_384;
 /// Channels scanned for a list in one turn: there may be a million.
 const LISTED_CHANNELS: usize = 4096;
 
@@ -191,42 +189,8 @@ impl Hub {
         }
     }
 
-    /// Lists connections by slot.
-    pub(super) fn list_connections(
-        &self,
-        connections: &Connections,
-        filter: &Filter,
-        reply: oneshot::Sender<Listed>,
-    ) {
-        let mut listed = Listed::default();
-        let high = connections.slots_high();
-        let end = high.min(filter.from_slot.saturating_add(LISTED_SLOTS as u32));
-        for index in filter.from_slot..end {
-            if listed.connections.len() >= filter.limit as usize {
-                listed.next_slot = Some(index);
-                break;
-            }
-            if self.is_wanted(connections, index, filter) {
-                listed.connections.extend(self.describe_connection(connections, index));
-            }
-        }
-        if listed.next_slot.is_none() && end < high {
-            listed.next_slot = Some(end);
-        }
-        // The requester may be gone: ignore the error.
-        let _ = reply.send(listed);
-    }
-
-    /// Returns whether a connection passes the filter. Kept cheap: very many connections are
-    /// checked for the few that are described.
-    fn is_wanted(&self, connections: &Connections, index: u32, filter: &Filter) -> bool {
-        let user = || self.entry(index)?.session.user().map(|user| &**user);
-        filter.user.as_ref().is_none_or(|wanted| user() == Some(wanted))
-            && filter.address.is_none_or(|wanted| connections.address(index) == Some(wanted))
-    }
-
     /// Describes a hub connection for an operator.
-    pub(super) fn describe_connection(
+    pub(in crate::shard) fn describe_connection(
         &self,
         connections: &Connections,
         index: u32,

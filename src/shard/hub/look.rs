@@ -15,6 +15,13 @@ pub(in crate::shard) struct Look {
     described: (Box<ConnectionInfo>, LookReply),
 }
 
+impl Look {
+    /// Makes one.
+    pub(in crate::shard) fn new(index: u32, info: ConnectionInfo, reply: LookReply) -> Self {
+        Self { index, described: (Box::new(info), reply) }
+    }
+}
+
 impl Hub {
     /// Describes a connection; the reply is sent when TCP's state has been read.
     pub(super) fn inspect_connection(
@@ -28,7 +35,7 @@ impl Hub {
             index.and_then(|index| Some((index, self.describe_connection(connections, index)?)));
         match found {
             Some((index, info)) => {
-                self.looks.push(Look { index, described: (Box::new(info), reply) });
+                self.looks.push(Look::new(index, info, reply));
             }
             // The requester may be gone: ignore the error.
             None => drop(reply.send(None)),

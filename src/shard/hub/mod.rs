@@ -45,8 +45,7 @@ use crate::session::hub::{Budget, Effects};
 use broadcast::Broadcast;
 use calls::Calls;
 use commands::ChannelList;
-use look::Look;
-pub(super) use look::Looks;
+pub(super) use look::{Look, Looks};
 pub use portable::HubState;
 use review::Review;
 use session_table::{SessionEntry, SessionTable};
@@ -368,7 +367,7 @@ impl Hub {
             HubMail::Act { target, act, reply } => {
                 self.start_action(connections, target, act, reply);
             }
-            HubMail::List { filter, reply } => self.list_connections(connections, &filter, reply),
+            HubMail::List { .. } => unreachable!("lists are of all layers"),
             HubMail::Look { id, reply } => self.inspect_connection(connections, id, reply),
             HubMail::Channels { prefix, after, limit, reply } => {
                 let first = std::collections::BinaryHeap::new();

@@ -133,7 +133,8 @@ fn check_handled(application: &Application, talkers: &[Talker], seed: u64) {
     let mut sent: Vec<u32> = talkers.iter().map(|one| one.sent).collect();
     let known = application.known.values();
     let mut handled: Vec<u32> = known.clone().map(|one| one.messages.len() as u32).collect();
-    (sent.sort_unstable(), handled.sort_unstable());
+    sent.sort_unstable();
+    handled.sort_unstable();
     assert_eq!(sent, handled, "seed {seed}: every message was handled");
     for messages in known.map(|one| &one.messages) {
         for (at, message) in messages.iter().enumerate() {
