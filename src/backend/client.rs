@@ -27,7 +27,7 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 /// Unused connections to one application.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 /// The longest body that is read, and how long that may take.
-const REPLY_BYTES_MAX: usize = 64 * 1024;
+pub(super) const REPLY_BYTES_MAX: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often an HTTP/2 connection is probed while requests are under way, and how long it may take
 /// to answer. A dead one would be used again for each attempt.

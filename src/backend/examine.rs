@@ -35,7 +35,7 @@ pub async fn examine_backend(settings: &Arc<BackendSettings>) -> Result<Vec<UrlR
     let forger = BackendClient::new(Arc::new(forged))?;
     let mut reports = Vec::new();
     let events = Some(&*settings.events_url).filter(|url| !url.is_empty());
-    let hooks = settings.hooks.as_ref().map(|hooks| &*hooks.url);
+    let hooks = settings.hooks.as_ref().and_then(|hooks| hooks.url.as_deref());
     let events = events.map(|url| (url, false));
     for (url, is_hook) in events.into_iter().chain(hooks.map(|url| (url, true))) {
         let reply = post_test(&client, url, is_hook).await;

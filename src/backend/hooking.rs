@@ -1,6 +1,7 @@
 //! Asks applications the questions of shards: a task on the outer thread, which drives the
 //! [desks](crate::hooks).
 //!
+//! Questions are sent with HTTP, or over a link where the application has no `hook_url`.
 //! Each request is a task of its own, and ends by its question's deadline, so a silent application
 //! costs its own questions and nothing else. Shards get outcomes by mail ([`HookReplies`]).
 
@@ -13,9 +14,12 @@ use hyper::StatusCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::client::{BackendClient, BodyFault, HttpFailure, HttpReply, SignedRequest};
+use super::client::{
+    BackendClient, BodyFault, HttpFailure, HttpReply, REPLY_BYTES_MAX, SignedRequest,
+};
 use super::handshake::HandshakeView;
 use super::hook_line::{HookLine, HookOrder, HookOrders};
+use super::links::{Link, LinkTable};
 use super::settings::{BackendSettings, HookSettings};
 use crate::hooks::{
     ConnectQuestion, FailureCause, HookAction, HookCall, HookDesk, HookKind, HookOutcome,
@@ -58,6 +62,7 @@ impl HookFlow {
         node: u32,
         backends: &[Arc<BackendSettings>],
         replies: Weak<dyn HookReplies>,
+        links: Arc<LinkTable>,
     ) -> Result<Arc<Self>, String> {
         let instance = RandomState::new().hash_one("instance");
         let mut desks = Vec::new();
@@ -72,6 +77,7 @@ impl HookFlow {
             let asking = Asking {
                 desks,
                 replies,
+                links,
                 requests: JoinSet::new(),
                 epoch: Instant::now(),
                 numbers: shared,
@@ -199,6 +205,7 @@ struct Asking {
     desks: Vec<Desk>,
     /// Gone when the server ends.
     replies: Weak<dyn HookReplies>,
+    links: Arc<LinkTable>,
     requests: JoinSet<Settled>,
     epoch: Instant,
     numbers: Arc<Mutex<Vec<HookGauges>>>,
@@ -303,8 +310,13 @@ impl Asking {
                 HookAction::Send { call, id, body, deadline_ms } => {
                     let timeout = Duration::from_millis(deadline_ms.saturating_sub(now_ms));
                     let client = one.client.clone();
+                    let is_posted = one.hooks().is_some_and(|hooks| hooks.url.is_some());
+                    let link = (!is_posted).then(|| self.links.choose_any(backend as u8));
                     self.requests.spawn_local(async move {
-                        let result = post(&client, &id, body, timeout).await;
+                        let result = match link {
+                            None => post(&client, &id, body, timeout).await,
+                            Some(link) => ask(link, &body, timeout).await,
+                        };
                         Settled { backend, call, result }
                     });
                 }
@@ -384,10 +396,32 @@ async fn post(
     timeout: Duration,
 ) -> Result<HttpReply, HttpFailure> {
     // The application was asked, so it had an address then; a reload may have removed it.
-    let Some(hooks) = &client.settings().hooks else {
+    let hooks = client.settings().hooks.as_ref();
+    let Some(url) = hooks.and_then(|hooks| hooks.url.as_deref()) else {
         return Err(HttpFailure::NotSent("hook_url is not set any more".into()));
     };
-    client.post(SignedRequest { url: &hooks.url, id, body: &body.into(), timeout }).await
+    client.post(SignedRequest { url, id, body: &body.into(), timeout }).await
+}
+
+/// Asks over a link. The answer is as the body of a response with the status 200.
+async fn ask(
+    link: Option<Arc<Link>>,
+    body: &[u8],
+    timeout: Duration,
+) -> Result<HttpReply, HttpFailure> {
+    let Some(link) = link else {
+        return Err(HttpFailure::NotSent("no link to it is open".into()));
+    };
+    let answer = tokio::time::timeout(timeout, link.ask(body)).await;
+    match answer {
+        Err(_) => Err(HttpFailure::TimedOut),
+        Ok(Err(_)) => Err(HttpFailure::Broken("the link was lost before the answer".into())),
+        Ok(Ok(body)) => {
+            let is_too_long = body.len() > REPLY_BYTES_MAX;
+            let body = if is_too_long { Err(BodyFault::TooLong) } else { Ok(body.into()) };
+            Ok(HttpReply { status: StatusCode::OK, body, date: None, retry_after: None })
+        }
+    }
 }
 
 fn hook_result(result: Result<HttpReply, HttpFailure>) -> HookResult {

@@ -37,7 +37,7 @@ pub struct BackendSettings {
 impl BackendSettings {
     /// Returns the addresses to which requests are sent, or that are dialed.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
-        let hooks = self.hooks.as_ref().map(|hooks| &*hooks.url);
+        let hooks = self.hooks.as_ref().and_then(|hooks| hooks.url.as_deref());
         let links = self.links.iter().flat_map(|links| &links.urls).map(LinkUrl::as_str);
         let events = Some(&*self.events_url).filter(|url| !url.is_empty());
         events.into_iter().chain(hooks).chain(links)
@@ -47,7 +47,8 @@ impl BackendSettings {
 /// How an application is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookSettings {
-    pub url: String,
+    /// `None`: over links.
+    pub url: Option<String>,
     /// The headers of a handshake that it receives, in lowercase.
     pub headers: Vec<String>,
     pub limits: HookLimits,

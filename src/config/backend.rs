@@ -26,7 +26,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const NO_KINDS: &str = "none";
 /// What a route or channel lacks whose application is to decide.
 const NEEDS_HOOKS: &str =
-    "needs a [[backend]] with hook_url, and its name in `backend` if there are several";
+    "needs a [[backend]] with hook_url or links, and its name in `backend` if there are several";
 /// Kinds that nodes cannot report where several share the channels: each knows its own members.
 const OF_ONE_NODE: [EventKind; 4] = [
     EventKind::ChannelOccupied,
@@ -116,7 +116,10 @@ fn backend(
 }
 
 fn hook_settings(written: &file::Backend) -> Option<HookSettings> {
-    let url = Some(written.hook_url.clone()).filter(|url| !url.is_empty())?;
+    let url = Some(written.hook_url.clone()).filter(|url| !url.is_empty());
+    if url.is_none() && !links::has_links(written) {
+        return None;
+    }
     let limits = HookLimits {
         concurrency_max: written.hook_concurrency_max as usize,
         waiting_max: written.hook_waiting_max as usize,

@@ -316,7 +316,8 @@ impl Flows {
             None => Ok(None),
         };
         let replies = Arc::downgrade(directory);
-        let hooks = HookFlow::start(thread, node, backends, replies).map_err(StartError)?;
+        let hooks = HookFlow::start(thread, node, backends, replies, directory.links().clone())
+            .map_err(StartError)?;
         directory.set_hooks(hooks.line());
         let (table, posts) = (directory.links().clone(), Arc::downgrade(directory));
         let bytes_max = config.limits.ws.message_bytes_max;

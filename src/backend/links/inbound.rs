@@ -12,6 +12,10 @@ pub(super) enum LinkNotice<'m> {
     Drain,
     Ping(&'m [u8]),
     Pong(&'m [u8]),
+    /// The answer to a question with this number.
+    Answer(u32, &'m [u8]),
+    /// A command with the application's number for it.
+    Command(u32, &'m [u8]),
 }
 
 /// Records by shard. The caller takes them after each message.
@@ -55,8 +59,8 @@ impl Sorter {
                 | RecordKind::Ready
                 | RecordKind::Ask
                 | RecordKind::Result => return Err("a record of a kind that only nodes send"),
-                // No questions are asked over links, and no commands taken.
-                RecordKind::Answer | RecordKind::Command => {}
+                RecordKind::Answer => notice(LinkNotice::Answer(record.number, record.body)),
+                RecordKind::Command => notice(LinkNotice::Command(record.number, record.body)),
                 RecordKind::Drain => notice(LinkNotice::Drain),
                 RecordKind::Ping if record.body.len() > PING_BYTES_MAX => {
                     return Err("the body of a `ping` is longer than 125 bytes");
@@ -210,7 +214,7 @@ mod tests {
         let mut noticed = Vec::new();
         let count = sorter.sort(&bytes, |notice| noticed.push(format!("{notice:?}")));
         assert_eq!((count, sorter.take()), (Ok(4), None));
-        assert_eq!(noticed, ["Ping([97, 98, 99])", "Drain"]);
+        assert_eq!(noticed, ["Ping([97, 98, 99])", "Command(1, [123, 125])", "Drain"]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Files: `table` (what shards and tasks share), `flow` (which links there are), `targets` (which
 //! addresses they go to), `slot` (keeps one), `dial`, `accepted` (the application dials),
-//! `task`, `inbound` and `outbound` (its messages), `stream` (its socket), `ending` (why it ended), `numbers`, `examine`
-//! (`seawall doctor`).
+//! `task`, `inbound` and `outbound` (its messages), `traffic` (questions and commands), `stream` (its
+//! socket), `ending` (why it ended), `numbers`, `examine` (`seawall doctor`).
 
 mod accepted;
 mod dial;
@@ -20,8 +20,10 @@ mod targets;
 mod task;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use accepted::AcceptedSocket;
 pub use examine::{LinkReport, examine_links};
 pub use flow::LinkFlow;
 pub use table::{Choice, Link, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};
+pub(crate) use traffic::{LinkCommand, LinkCommands};

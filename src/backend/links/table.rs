@@ -12,6 +12,8 @@ use arc_swap::ArcSwap;
 use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
 
+use super::traffic::{CommandLine, LinkCommands, OpenQuestions};
+
 /// What a link is, from its `hello` on.
 #[derive(Clone, Debug)]
 pub struct LinkFacts {
@@ -43,6 +45,7 @@ pub struct Link {
     is_closed: AtomicBool,
     /// Why a shard wants the link to end.
     fault: OnceLock<&'static str>,
+    questions: OpenQuestions,
     wake: Notify,
 }
 
@@ -59,8 +62,14 @@ impl Link {
             is_draining: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             fault: OnceLock::new(),
+            questions: OpenQuestions::default(),
             wake: Notify::new(),
         })
+    }
+
+    /// Returns the questions that await their answers.
+    pub(super) fn questions(&self) -> &OpenQuestions {
+        &self.questions
     }
 
     /// See [`LinkFacts`].
@@ -161,6 +170,7 @@ impl Link {
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         while self.take_records().is_some() {}
+        self.questions.close();
     }
 
     /// Returns whether the link is closed.
@@ -211,6 +221,7 @@ pub struct LinkTable {
     /// Bytes of records on their way to shards.
     inbound_bytes: AtomicUsize,
     inbound_room: Notify,
+    commands: CommandLine,
 }
 
 /// Bytes of records on their way to shards above which links are not read from.
@@ -229,6 +240,16 @@ impl LinkTable {
         let mut links = Vec::clone(&self.links.load());
         links.retain(|link| link.facts.id != id);
         self.links.store(Arc::new(links));
+    }
+
+    /// Returns the end that takes the commands of applications. It can be taken once.
+    pub(crate) fn open_commands(&self) -> LinkCommands {
+        self.commands.open()
+    }
+
+    /// Passes a command of an application on; for the links' tasks.
+    pub(super) fn pass_command(&self, link: &Arc<Link>, number: u32, body: &[u8]) {
+        self.commands.pass(link, number, body);
     }
 
     /// Returns all links.
@@ -256,6 +277,15 @@ impl LinkTable {
         };
         let [first, second] = choice.random.map(pick);
         [first?, second?].into_iter().min_by_key(|link| link.load()).cloned()
+    }
+
+    /// Chooses the link of an application with the lowest load, for what belongs to no session.
+    pub(crate) fn choose_any(&self, backend: u8) -> Option<Arc<Link>> {
+        let links = self.links.load();
+        let open = links.iter().filter(|link| link.is_open_for(backend));
+        // While all links drain, they still answer.
+        let any = || links.iter().filter(|link| link.facts.backend == backend && !link.is_closed());
+        open.min_by_key(|link| link.load()).or_else(|| any().next()).cloned()
     }
 
     /// Counts records that are posted to a shard; for the links' tasks.

@@ -280,6 +280,10 @@ impl OpenLink {
             LinkNotice::Drain => drains = true,
             LinkNotice::Ping(body) => self.notify(RecordKind::Pong, body),
             LinkNotice::Pong(body) => self.take_pong(body),
+            LinkNotice::Answer(number, body) => self.link.questions().answer(number, body),
+            LinkNotice::Command(number, body) => {
+                self.context.table.pass_command(&self.link, number, body);
+            }
         });
         LinkCounters::add(&self.counters.records_in, count.map_err(LinkEnd::Wrong)?);
         let Some(posts) = self.context.posts.upgrade() else { return Err(LinkEnd::Finished) };

@@ -7,12 +7,15 @@ mod accept;
 pub(super) mod api;
 mod guard;
 mod journal;
+mod link_commands;
 mod listener;
 mod pages;
 mod pool;
 mod server;
 mod tls;
 mod watched;
+
+pub(super) use link_commands::run_commands;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};

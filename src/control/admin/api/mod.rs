@@ -16,6 +16,8 @@ mod openapi;
 mod publish;
 mod shapes;
 
+pub(super) use publish::run_command;
+
 use std::time::Duration;
 
 use axum::Router;

@@ -248,6 +248,38 @@ async fn start(
     })
 }
 
+/// Runs one command of an application, as JSON; returns its result as JSON.
+pub(in crate::control::admin) async fn run_command(
+    state: &State,
+    caller: &Caller,
+    body: &[u8],
+) -> String {
+    let mut json = String::new();
+    let command = match serde_json::from_slice(body) {
+        Ok(command) => command,
+        Err(error) => {
+            let message = format!("invalid command: {error}; send one as in POST /v1/batch");
+            push_outcome(&mut json, Err(ApiError::bad_request(message)));
+            return json;
+        }
+    };
+    let mut gathered = Gathered::new(state);
+    let started = start(&mut gathered, (state, caller), now(state), command).await;
+    let mut gained = gathered.finish().await;
+    push_started(&mut json, started, &mut gained);
+    json
+}
+
+/// Appends the result of a command.
+fn push_started(json: &mut String, started: Started, gained: &mut Gained) {
+    match started {
+        Started::Publish(place) => push_result(json, place, gained),
+        Started::Broadcast(Ok(begun)) => push_results(json, begun, gained),
+        Started::Broadcast(Err(error)) => push_outcome(json, Err(error)),
+        Started::Done(result) => push_outcome(json, result),
+    }
+}
+
 /// `POST /v1/batch`.
 pub(super) async fn run_batch(
     Extracted(state): Extracted<State>,
@@ -273,12 +305,7 @@ pub(super) async fn run_batch(
         if at > 0 {
             json.push(',');
         }
-        match one {
-            Started::Publish(place) => push_result(&mut json, place, &mut gained),
-            Started::Broadcast(Ok(begun)) => push_results(&mut json, begun, &mut gained),
-            Started::Broadcast(Err(error)) => push_outcome(&mut json, Err(error)),
-            Started::Done(result) => push_outcome(&mut json, result),
-        }
+        push_started(&mut json, one, &mut gained);
     }
     json.push_str("]}");
     Ok(json_response(json))
