@@ -1,9 +1,14 @@
 //! Sorts the records of a message by the shards that they are for. No sockets, no clock.
 
-use crate::link::{Record, RecordKind, Records, SessionId, append_record, sessions_of_many};
+use crate::link::{
+    Record, RecordKind, Records, SESSION_BYTES, SessionId, append_record, sessions_of_many,
+};
 
 /// The longest opaque body of a ping.
 const PING_BYTES_MAX: usize = 125;
+
+/// The sessions of a `many` that a shard processes at once: its turn may end after each record.
+const MANY_SESSIONS_MAX: usize = 256;
 
 /// A record about the link itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +100,7 @@ impl Sorter {
         Ok(())
     }
 
-    /// Appends a `many` for each shard that has some of its sessions.
+    /// Appends a `many` for each shard that has some of its sessions, or several for very many.
     fn split(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
         let (sessions, payload) = sessions_of_many(record.body, record.number)
             .ok_or("a `many` is shorter than its list of sessions")?;
@@ -108,11 +113,13 @@ impl Sorter {
             of_shard.extend_from_slice(&session.encode());
         }
         for shard in shards {
-            let mut body = std::mem::take(&mut self.sessions[usize::from(shard)]);
-            let number = (body.len() / crate::link::SESSION_BYTES) as u32;
-            body.extend_from_slice(payload);
-            let session = SessionId { shard, ..SessionId::NONE };
-            self.append(shard, &Record { session, number, body: &body, ..*record })?;
+            let sessions = std::mem::take(&mut self.sessions[usize::from(shard)]);
+            for some in sessions.chunks(MANY_SESSIONS_MAX * SESSION_BYTES) {
+                let body = [some, payload].concat();
+                let number = (some.len() / SESSION_BYTES) as u32;
+                let session = SessionId { shard, ..SessionId::NONE };
+                self.append(shard, &Record { session, number, body: &body, ..*record })?;
+            }
         }
         Ok(())
     }

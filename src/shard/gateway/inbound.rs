@@ -47,6 +47,7 @@ impl Layers {
         }
         let Self { hub, gateway: Some(gateway) } = self else { return false };
         let is_cut = gateway.run_moves(connections) || is_cut;
+        gateway.continue_rebalance(connections);
         let realm = hub.as_deref().and_then(Sessions::realm);
         let is_cut = gateway.continue_review(connections, realm) || is_cut;
         let is_cut = gateway.continue_disconnecting(connections) || is_cut;

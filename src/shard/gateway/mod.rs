@@ -19,7 +19,8 @@
 //!   acknowledged.
 //!
 //! Files: `entry` (a session), `layer` (calls of connections), `outbound` (records to links),
-//! `inbound` (records of links), `moves` (between links), `commands` (of operators).
+//! `inbound` (records of links), `moves` and `rebalance` (between links), `commands`
+//! (of operators).
 //!
 //! Rejected: sessions on the outer thread. Each message would take a lock or a queue of its own,
 //! and a thread that waits for one application would hold up the others.
@@ -31,6 +32,7 @@ mod invariants;
 mod layer;
 mod moves;
 mod outbound;
+mod rebalance;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -45,6 +47,7 @@ use commands::Disconnecting;
 use entry::{DepartedEntry, GatewayEntry, SessionPhase};
 use moves::Sweep;
 use outbound::Outgoing;
+use rebalance::Rebalance;
 
 /// The sessions of applications behind links, of one shard. See the module.
 pub(super) struct Gateway {
@@ -72,6 +75,7 @@ pub(super) struct Gateway {
     /// Links have room again.
     has_room: bool,
     sweep: Sweep,
+    rebalance: Rebalance,
     /// Users whose connections are being closed.
     disconnecting: VecDeque<Disconnecting>,
     /// The next session whose key is to be reviewed.
@@ -108,6 +112,7 @@ impl Gateway {
             awaiting_room: Vec::new(),
             has_room: false,
             sweep: Sweep::default(),
+            rebalance: Rebalance::default(),
             disconnecting: VecDeque::new(),
             review_cursor: None,
             touched: Vec::new(),
@@ -127,7 +132,11 @@ impl Gateway {
                 self.inbox.push_back(Inbound { link, records, start: 0 });
             }
             LinkMail::Room => self.has_room = true,
-            LinkMail::Ready | LinkMail::Draining => self.sweep.request(),
+            LinkMail::Ready => {
+                self.sweep.request();
+                self.rebalance.request();
+            }
+            LinkMail::Draining => self.sweep.request(),
             LinkMail::Lost { .. } => {
                 self.has_lost_links = true;
                 self.sweep.request();

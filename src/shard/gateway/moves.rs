@@ -124,7 +124,8 @@ impl Gateway {
 
     /// Returns the tick at which moves continue.
     pub(in crate::shard) fn next_tick(&self, tick: u32) -> Option<u32> {
-        let is_under_way = self.sweep.cursor.is_some() || self.sweep.is_requested;
+        let is_under_way =
+            self.sweep.cursor.is_some() || self.sweep.is_requested || self.rebalance.is_active();
         let held = self.departed.values().any(DepartedEntry::is_between_links);
         let departed = held.then_some(tick + DEPARTED_TICKS);
         if is_under_way { Some(tick + 1) } else { departed }
@@ -235,7 +236,7 @@ impl Gateway {
     }
 
     /// Moves a session away from a link that drains, once that is possible without a repetition.
-    fn leave_link(&mut self, connections: &mut Connections, index: u32) {
+    pub(super) fn leave_link(&mut self, connections: &mut Connections, index: u32) {
         let Some(settings) = link_settings(connections, index) else { return };
         let due = connections.tick() + ticks(settings.drain_ms) + 1;
         let Some(entry) = self.entry_mut(index) else { return };

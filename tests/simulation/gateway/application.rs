@@ -99,6 +99,10 @@ impl Application {
         self.ends.len()
     }
 
+    pub(crate) fn sessions_by_link(&self) -> Vec<usize> {
+        self.ends.iter().map(|end| end.sessions.len()).collect()
+    }
+
     pub(crate) fn session_count(&self) -> usize {
         self.ends.iter().map(|end| end.sessions.len()).sum()
     }

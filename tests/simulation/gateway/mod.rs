@@ -317,3 +317,20 @@ fn one_record_reaches_many_clients_and_a_close_ends_them() {
     world.drain();
     world.check_accounts();
 }
+
+#[test]
+fn idle_sessions_move_to_a_new_link() {
+    let mut world = gateway_world(7600, 2, |backend| backend.rebalance_per_s = 100);
+    let network = world.network.clone();
+    let mut application = Application::new(world.directory().clone(), network, 7600);
+    application.connect();
+    let mut talkers = open_talkers(&mut world, &mut application, 20);
+    application.connect();
+    run_until(&mut world, &mut application, &mut talkers, "the balance", |application, _| {
+        let counts = application.sessions_by_link();
+        counts.iter().sum::<usize>() == 20 && counts.iter().all(|count| *count >= 7)
+    });
+    assert_eq!(application.redelivered, 0);
+    assert!(talkers.iter().all(|one| one.close_code.is_none()));
+    end(world, &mut application, &mut talkers);
+}
