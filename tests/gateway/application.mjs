@@ -1,0 +1,78 @@
+// An application over the Node library, which does what its messages say: a script of the tests.
+// Prints `listening on PORT`, and then an event in JSON per line. TOKEN is what links present; with
+// DIAL, it connects to that URL with the key KEY.
+
+import { Backend, Reject } from '../../src/web/link/node/seawall-link.mjs';
+
+const print = (event) => console.log(JSON.stringify(event));
+const gates = new Map();
+const gate = (name) => {
+  if (!gates.has(name)) {
+    let open;
+    gates.set(name, { closed: new Promise((resolve) => { open = resolve; }), open });
+  }
+  return gates.get(name);
+};
+
+const commands = {
+  echo: (session, words) => session.send(words.join(' ')),
+  throw: () => { throw new Error('as asked'); },
+  wait: (session, [name]) => gate(name).closed,
+  open: (session, [name]) => gate(name).open(),
+  many: (session, [text]) => backend.sendMany(backend.sessions, text),
+  manybinary: (session, [text]) => backend.sendMany(backend.sessions, Buffer.from(text)),
+  receipt: (session) => {
+    session.send('with a receipt', { receipt: true }).then(
+      () => print({ event: 'sent', connection: session.connection }),
+      () => print({ event: 'unsent', connection: session.connection }));
+  },
+  state: (session, [value]) => session.setState({ value }),
+  close: (session, [code, reason]) => session.close(Number(code), reason),
+  slow: (session) => session.send(String(session.isSlow)),
+  length: (session, [bytes]) => session.send('x'.repeat(Number(bytes))),
+  command: (session, [channel]) => {
+    backend.command({ publish: { channel, content: 1 } }).then(
+      (result) => print({ event: 'result', result }),
+      (error) => print({ event: 'failed', code: error.code ?? 'lost' }));
+  },
+  drain: () => { backend.drain().then(() => print({ event: 'drained' })); },
+  stop: () => { backend.close(); },
+};
+
+const opened = {
+  reject: () => new Reject(403, 'not you'),
+  throw: () => { throw new Error('as asked'); },
+  full: () => ({ user: 'ann', info: { name: 'Ann' }, state: { from: 'open' }, subprotocol: 'x' }),
+  early: (session) => { session.send('early'); },
+  wait: (session) => gate('open').closed,
+};
+
+const backend = new Backend({
+  open(session, { moved, query, state, user, headers }) {
+    print({ event: 'open', connection: session.connection, path: session.path,
+      address: session.address, moved, state: state ?? null, user: user ?? null,
+      headers: headers ?? null });
+    return opened[query]?.(session);
+  },
+  message(session, data, { binary, redelivered, number }) {
+    const text = data.toString();
+    print({ event: 'message', connection: session.connection, text, binary, redelivered, number });
+    if (binary) return session.send(data);
+    const [name, ...words] = text.split(' ');
+    return commands[name]?.(session, words);
+  },
+  close: (session, { code, reason, moved }) =>
+    print({ event: 'close', connection: session.connection, code, reason, moved }),
+  slow: (session, bytes) => print({ event: 'slow', connection: session.connection, bytes }),
+  ready: (session, bytes) => print({ event: 'ready', connection: session.connection, bytes }),
+  ask(question, session) {
+    if (question.method === 'throw') throw new Error('as asked');
+    const sum = question.content.reduce((all, one) => all + one, 0);
+    return { content: { sum, connection: session?.connection ?? null } };
+  },
+  drain: () => print({ event: 'drain' }),
+}, { token: process.env.TOKEN || undefined, instance: 'app-1' });
+
+const { port } = await backend.listen(0);
+console.log(`listening on ${port}`);
+if (process.env.DIAL) await backend.connectTo(process.env.DIAL, process.env.KEY);
