@@ -50,7 +50,7 @@ fn a_backend_dials_and_dials_again() {
         application.expect_logged(&url);
         for round in 0..2 {
             let (socket, _) = accept(&listener, true);
-            let mut peer = Peer::new(socket.expect("it accepts the upgrade"));
+            let mut peer = Peer::dialed(socket.expect("it accepts the upgrade"));
             peer.greet();
             peer.open(session(1), "c1");
             application.expect(&json!({"event": "open"}));

@@ -18,7 +18,10 @@ fn a_client_is_accepted_or_rejected() {
             peer.send(&[Record::new(OPEN, session(number), 0, body)]);
             let event = application.expect(&json!({"event": "open", "moved": false}));
             assert_eq!(event["headers"], json!({"cookie": "a=b"}), "{event}");
-            assert_eq!((&event["path"], &event["address"]), (&json!("/game"), &json!("203.0.113.7")));
+            assert_eq!(
+                (&event["path"], &event["address"]),
+                (&json!("/game"), &json!("203.0.113.7"))
+            );
             let record = peer.next();
             assert_eq!((record.session, record.number), (session(number), 0));
             record
@@ -204,7 +207,9 @@ fn slow_clients_are_known() {
         let mut peer = Peer::connect(application.port());
         peer.open(session(1), "c1");
         application.event();
-        for (number, kind, name, is_slow) in [(1, SLOW, "slow", "true"), (2, READY, "ready", "false")] {
+        for (number, kind, name, is_slow) in
+            [(1, SLOW, "slow", "true"), (2, READY, "ready", "false")]
+        {
             peer.send(&[
                 Record::new(kind, session(1), 70_000, ""),
                 Record::text(session(1), number, "slow"),
@@ -221,7 +226,8 @@ fn slow_clients_are_known() {
 #[test]
 fn one_record_reaches_many_sessions() {
     with_each(|application| {
-        let (mut one, mut two) = (Peer::connect(application.port()), Peer::connect(application.port()));
+        let (mut one, mut two) =
+            (Peer::connect(application.port()), Peer::connect(application.port()));
         one.open(session(1), "c1");
         one.open(session(2), "c2");
         two.open(session(1), "c3");

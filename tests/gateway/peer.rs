@@ -15,8 +15,9 @@ use crate::PATIENCE;
 use crate::record::{ACCEPT, ACK, HELLO, NO_SESSION, OPEN, Record, Session};
 
 pub(crate) const SUBPROTOCOL: &str = "seawall.link.v1";
-/// A pong that nobody asked for, masked with zeros: a sign of life.
-const LIFE: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
+/// Unsolicited pongs are signs of life. That of a client is masked, with zeros.
+const LIFE_OF_CLIENT: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
+const LIFE_OF_SERVER: &[u8] = &[0x8a, 0];
 
 /// The session of a test's client.
 pub(crate) fn session(number: u8) -> Session {
@@ -30,12 +31,13 @@ pub(crate) struct Peer {
     waiting: VecDeque<Record>,
     /// How many messages have been received.
     message_count: usize,
+    life: &'static [u8],
 }
 
 /// Sends signs of life until the peer is dropped.
-fn live(stream: &Weak<Mutex<TcpStream>>) {
+fn live(stream: &Weak<Mutex<TcpStream>>, life: &[u8]) {
     while let Some(stream) = stream.upgrade() {
-        if stream.lock().unwrap().write_all(&LIFE).is_err() {
+        if stream.lock().unwrap().write_all(life).is_err() {
             return;
         }
         drop(stream);
@@ -44,10 +46,14 @@ fn live(stream: &Weak<Mutex<TcpStream>>) {
 }
 
 impl Peer {
-    /// Wraps an upgraded connection.
-    pub(crate) fn new(socket: WebSocket<TcpStream>) -> Self {
+    fn new(socket: WebSocket<TcpStream>, life: &'static [u8]) -> Self {
         let writing = Arc::new(Mutex::new(socket.get_ref().try_clone().unwrap()));
-        Self { socket, writing, waiting: VecDeque::new(), message_count: 0 }
+        Self { socket, writing, waiting: VecDeque::new(), message_count: 0, life }
+    }
+
+    /// Wraps a connection that a backend has dialed.
+    pub(crate) fn dialed(socket: WebSocket<TcpStream>) -> Self {
+        Self::new(socket, LIFE_OF_SERVER)
     }
 
     /// Upgrades, and says nothing more; the error is a status.
@@ -65,7 +71,7 @@ impl Peer {
                 let protocol = response.headers().get("sec-websocket-protocol");
                 assert_eq!(protocol.expect("a subprotocol"), SUBPROTOCOL);
                 assert!(!response.headers().contains_key("sec-websocket-extensions"));
-                Ok(Self::new(socket))
+                Ok(Self::new(socket, LIFE_OF_CLIENT))
             }
             Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
                 Err(response.status().as_u16())
@@ -95,8 +101,8 @@ impl Peer {
     /// Exchanges hellos; returns that of the backend.
     #[track_caller]
     pub(crate) fn greet_any(&mut self) -> Value {
-        let stream = Arc::downgrade(&self.writing);
-        std::thread::spawn(move || live(&stream));
+        let (stream, life) = (Arc::downgrade(&self.writing), self.life);
+        std::thread::spawn(move || live(&stream, life));
         self.send(&[hello(1 << 20)]);
         let hello = self.expect(HELLO);
         assert_eq!((hello.session, hello.number), (NO_SESSION, 1));

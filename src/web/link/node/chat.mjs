@@ -45,6 +45,6 @@ const backend = new Backend({
   },
 }, { token: process.env.LINK_TOKEN });
 
-const { port } = await backend.listen(Number(process.env.PORT ?? 9000));
+const { port } = await backend.listen(Number(process.env.PORT ?? 8000));
 console.log(`listening on ${port}`);
 process.once("SIGTERM", () => backend.drain().then(() => process.exit()));

@@ -5,7 +5,7 @@
  *
  *     import { Backend } from "seawall-link";
  *     const backend = new Backend({ message: (session, data) => session.send(data) });
- *     await backend.listen(9000);
+ *     await backend.listen(8000);
  *
  * What it promises: messages of a session are handled one after the other, in order; sessions in
  * parallel. A message is acknowledged when its handler's promise resolves: if the process ends

@@ -52,7 +52,7 @@ class Chat:
 
 async def main():
     backend = Chat().backend
-    _, port = await backend.listen(int(os.environ.get("PORT", "9000")))
+    _, port = await backend.listen(int(os.environ.get("PORT", "8000")))
     print(f"listening on {port}", flush=True)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

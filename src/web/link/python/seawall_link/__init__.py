@@ -8,7 +8,7 @@ nodes open to this process. README.md has examples, src/link/LINK.md the wire fo
             session.send(data)
 
     backend = Backend(Echo())
-    await backend.listen(9000)
+    await backend.listen(8000)
 
 What it promises: messages of a session are handled one after the other, in order; sessions in
 parallel. A message is acknowledged when its handler returns: if the process ends before, it is
