@@ -43,6 +43,27 @@ fn messages_that_are_not_whole_records_end_the_link() {
 }
 
 #[test]
+fn wrong_frames_end_the_link() {
+    let wrong: [(&str, &[u8]); 8] = [
+        ("a continuation of nothing", &[0x80, 0x80, 0, 0, 0, 0]),
+        ("a message within another", &[0x02, 0x80, 0, 0, 0, 0, 0x82, 0x80, 0, 0, 0, 0]),
+        ("a reserved bit", &[0xc2, 0x80, 0, 0, 0, 0]),
+        ("an unmasked frame", &[0x82, 0x00, 0, 0, 0, 0]),
+        ("an unknown opcode", &[0x83, 0x80, 0, 0, 0, 0]),
+        ("a ping in fragments", &[0x09, 0x80, 0, 0, 0, 0]),
+        ("a long ping", &[0x89, 0xfe, 0, 126, 0, 0, 0, 0]),
+        ("a text in fragments", &[0x01, 0x80, 0, 0, 0, 0]),
+    ];
+    with_each(|application| {
+        for (what, bytes) in wrong {
+            let mut peer = Peer::connect(application.port());
+            peer.send_raw(bytes);
+            assert_eq!(peer.close_code().0, 1002, "{what}");
+        }
+    });
+}
+
+#[test]
 fn wrong_records_end_the_link() {
     let open = |body: &str| Record::new(OPEN, session(2), 0, body);
     let wrong = [

@@ -56,16 +56,40 @@ fn texts_and_binaries_are_handled_and_acknowledged() {
         let mut peer = Peer::connect(application.port());
         peer.open(session(1), "c1");
         application.event();
-        // A byte order mark is part of the text.
-        peer.send(&[Record::text(session(1), 1, "echo \u{feff}grüße 🦭")]);
-        application.expect(&json!({"text": "echo \u{feff}grüße 🦭", "binary": false,
+        peer.send(&[Record::text(session(1), 1, "echo grüße 🦭")]);
+        application.expect(&json!({"text": "echo grüße 🦭", "binary": false,
             "redelivered": false, "number": 1}));
-        assert_eq!(peer.next(), Record::text(session(1), 0, "\u{feff}grüße 🦭"));
+        assert_eq!(peer.next(), Record::text(session(1), 0, "grüße 🦭"));
         peer.expect_ack(session(1), 1);
         peer.send(&[Record::new(BINARY, session(1), 2, [0, 1, 2])]);
         application.expect(&json!({"text": "\0\u{1}\u{2}", "binary": true, "number": 2}));
         assert_eq!(peer.next(), Record::new(BINARY, session(1), 0, [0, 1, 2]));
         peer.expect_ack(session(1), 2);
+        // A byte order mark is part of the text.
+        peer.send(&[Record::text(session(1), 3, "\u{feff}"), Record::text(session(1), 4, "")]);
+        application.expect(&json!({"text": "\u{feff}", "number": 3}));
+        application.expect(&json!({"text": "", "number": 4}));
+    });
+}
+
+#[test]
+fn a_client_that_leaves_while_it_is_judged_is_not_accepted() {
+    with_each(|application| {
+        let mut peer = Peer::connect(application.port());
+        let open = |connection: &str, query: &str| {
+            Record::new(OPEN, session(1), 0, opening(connection, query).to_string())
+        };
+        peer.send(&[open("c1", "wait"), Record::new(CLOSE, session(1), 1006, "")]);
+        application.expect(&json!({"event": "open", "connection": "c1"}));
+        // The session's id is now that of another client.
+        peer.open(session(1), "c2");
+        application.expect(&json!({"event": "open", "connection": "c2"}));
+        peer.send(&[Record::text(session(1), 1, "open open")]);
+        application.expect(&json!({"text": "open open"}));
+        application.expect(&json!({"event": "close", "connection": "c1", "code": 1006}));
+        peer.expect_ack(session(1), 1);
+        peer.send(&[Record::text(session(1), 2, "echo x")]);
+        assert_eq!(peer.next(), Record::text(session(1), 0, "x"));
     });
 }
 

@@ -119,6 +119,11 @@ impl Peer {
         self.socket.send(message).expect("the link is open");
     }
 
+    /// Sends bytes that need not be frames.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.writing.lock().unwrap().write_all(bytes).expect("the link is open");
+    }
+
     /// The next message that is not a WebSocket pong.
     #[track_caller]
     pub(crate) fn message(&mut self) -> Message {
