@@ -527,5 +527,7 @@ class Link:
 
     def _take_result(self, number: int, result: Any) -> None:
         error = result.get("error") if isinstance(result, dict) else None
-        failure = CommandError(error["code"], error.get("message", "")) if error else None
+        failure = None
+        if isinstance(error, dict) and "code" in error:
+            failure = CommandError(error["code"], error.get("message", ""))
         settle(self._commands.take(number), result, failure)
