@@ -37,6 +37,9 @@ fn every_configuration_is_valid() {
             toml::from_str(&block.text).unwrap_or_else(|error| panic!("{}: {error}", block.place));
         for backend in &mut file.backends {
             backend.secret_files = vec![webhook_secret("valid")];
+            if !backend.link_token_file.is_empty() {
+                backend.link_token_file = webhook_secret("token");
+            }
         }
         if let Err(error) = Config::validate(&file, 20_000, 2) {
             panic!("{}: {error}", block.place);

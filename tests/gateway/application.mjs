@@ -27,6 +27,7 @@ const commands = {
       () => print({ event: 'unsent', connection: session.connection }));
   },
   state: (session, [value]) => session.setState({ value }),
+  json: (session, words) => session.setState(JSON.parse(words.join(' '))),
   close: (session, [code, reason]) => session.close(Number(code), reason),
   slow: (session) => session.send(String(session.isSlow)),
   length: (session, [bytes]) => session.send('x'.repeat(Number(bytes))),
@@ -41,6 +42,8 @@ const commands = {
 
 const opened = {
   reject: () => new Reject(403, 'not you'),
+  long: () => { throw new Reject(429, `two\nlines ${'x'.repeat(300)}`); },
+  silent: () => { throw new Reject(401); },
   throw: () => { throw new Error('as asked'); },
   full: () => ({ user: 'ann', info: { name: 'Ann' }, state: { from: 'open' }, subprotocol: 'x' }),
   early: (session) => { session.send('early'); },
@@ -52,6 +55,7 @@ const backend = new Backend({
     print({ event: 'open', connection: session.connection, path: session.path,
       address: session.address, moved, state: state ?? null, user: user ?? null,
       headers: headers ?? null });
+    if (query?.startsWith('accept:')) return JSON.parse(query.slice('accept:'.length));
     return opened[query]?.(session);
   },
   message(session, data, { binary, redelivered, number }) {

@@ -27,6 +27,12 @@ class Application:
              address=session.address, moved=request["moved"], state=request.get("state"),
              user=request.get("user"), headers=request.get("headers"))
         query = request.get("query")
+        if query and query.startswith("accept:"):
+            return json.loads(query[len("accept:"):])
+        if query == "long":
+            raise Reject(429, "two\nlines " + "x" * 300)
+        if query == "silent":
+            raise Reject(401)
         if query == "reject":
             raise Reject(403, "not you")
         if query == "throw":
@@ -100,6 +106,9 @@ class Application:
 
     async def do_state(self, session, value):
         session.set_state({"value": value})
+
+    async def do_json(self, session, *words):
+        session.set_state(json.loads(" ".join(words)))
 
     async def do_close(self, session, code, reason):
         session.close(int(code), reason)

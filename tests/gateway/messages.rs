@@ -33,6 +33,9 @@ fn a_client_is_accepted_or_rejected() {
         let rejected = open(2, "reject");
         let expected = json!({"status": 403, "message": "not you"});
         assert_eq!((rejected.kind, rejected.json()), (REJECT, expected));
+        let long = format!("two lines {}", "x".repeat(190));
+        assert_eq!(open(5, "long").json(), json!({"status": 429, "message": long}));
+        assert_eq!(open(5, "silent").json(), json!({"status": 401}));
         let failed = open(3, "throw");
         assert_eq!((failed.kind, &failed.json()["status"]), (REJECT, &json!(503)));
         application.expect_logged("as asked");
@@ -69,6 +72,54 @@ fn texts_and_binaries_are_handled_and_acknowledged() {
         peer.send(&[Record::text(session(1), 3, "\u{feff}"), Record::text(session(1), 4, "")]);
         application.expect(&json!({"text": "\u{feff}", "number": 3}));
         application.expect(&json!({"text": "", "number": 4}));
+    });
+}
+
+/// Seawall would end the link for these, and with it the sessions of others.
+#[test]
+fn what_a_handler_must_not_send_is_not_sent() {
+    let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+    let long = |length: usize| "x".repeat(length);
+    let wrong = [
+        json!({"user": ""}).to_string(),
+        json!({"user": long(257)}).to_string(),
+        json!({"user": 1}).to_string(),
+        json!({"info": long(1023)}).to_string(),
+        json!({"state": long(4095)}).to_string(),
+        format!(r#"{{"state":{}}}"#, deep(65)),
+        format!(r#"{{"info":{}}}"#, deep(65)),
+        r#"{"state":"\ud800"}"#.to_owned(),
+        r#"{"user":"\ud800x"}"#.to_owned(),
+        json!({"subprotocol": "z"}).to_string(),
+        json!({"expires_in_s": 0}).to_string(),
+        json!({"expires_in_s": 1.5}).to_string(),
+    ];
+    let right = [
+        json!({"user": long(256), "info": long(1022), "state": long(4094)}).to_string(),
+        format!(r#"{{"state":{},"info":{}}}"#, deep(64), deep(64)),
+        json!({"state": "[[\\ud800 \" {{", "subprotocol": "y", "expires_in_s": 60}).to_string(),
+        json!({"user": null, "info": null, "expires_in_s": null}).to_string(),
+    ];
+    with_each(|application| {
+        let mut peer = Peer::connect(application.port());
+        let mut open = |number, body: &str| {
+            let open = opening("c", &format!("accept:{body}"));
+            peer.send(&[Record::new(OPEN, session(number), 0, open.to_string())]);
+            peer.next()
+        };
+        for body in &wrong {
+            assert_eq!(open(1, body).kind, REJECT, "{body}");
+        }
+        for (number, body) in (1..).zip(&right) {
+            let accepted = open(number, body);
+            assert_eq!(accepted.kind, ACCEPT, "{body}");
+            let expected: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!(accepted.json(), expected);
+        }
+        for (number, body) in (1..).zip([deep(65), r#""\udfff""#.to_owned(), deep(64)]) {
+            peer.send(&[Record::text(session(number), 1, &format!("json {body}"))]);
+            assert_eq!(peer.next().kind, if number < 3 { CLOSE } else { STATE }, "{body}");
+        }
     });
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::application::with_each;
 use crate::peer::{Peer, SUBPROTOCOL, session};
 use crate::record::{
-    ACCEPT, CLOSE, DRAIN, MOVED, NO_SESSION, OPEN, REDELIVERED, Record, Session, TEXT,
+    ACCEPT, ACK, CLOSE, DRAIN, MOVED, NO_SESSION, OPEN, REDELIVERED, Record, Session, TEXT,
 };
 
 /// An open record of a session that was on another link before.
@@ -63,7 +63,7 @@ fn a_planned_move_waits_for_the_running_handler_and_drops_the_others() {
             of_first.extend((record.session == session(1)).then_some(record));
         }
         assert_eq!(of_first.len(), 2, "{of_first:?}");
-        assert_eq!(of_first[0], Record::new(crate::record::ACK, session(1), 1, ""));
+        assert_eq!(of_first[0], Record::new(ACK, session(1), 1, ""));
         // It comes back, with what was not acknowledged.
         let again = Record::text(session(1), 2, "echo seen").with_flags(REDELIVERED);
         peer.send(&[moved(session(1), "c1", 1), again]);
@@ -89,16 +89,52 @@ fn a_client_that_leaves_during_a_move_is_over_once() {
         peer.send(&[Record::text(session(1), 1, "wait a")]);
         application.expect(&json!({"text": "wait a"}));
         peer.send(&[close_moved(session(1)), Record::new(CLOSE, session(1), 1001, "")]);
-        peer.open(session(1), "c3");
-        application.expect(&json!({"event": "open", "connection": "c3"}));
         peer.send(&[Record::text(session(2), 1, "open a")]);
         application.expect(&json!({"text": "open a"}));
         application.expect(&json!({"event": "close", "connection": "c1"}));
-        peer.expect_ack(session(2), 1);
-        // Nothing was written for the session that has the id now.
-        peer.send(&[Record::text(session(1), 1, "echo x")]);
-        application.expect(&json!({"connection": "c3", "text": "echo x"}));
-        assert_eq!(peer.next(), Record::text(session(1), 0, "x"));
+        // What it sent was handled; there is nothing to move.
+        let both = [peer.next(), peer.next()];
+        for key in [session(1), session(2)] {
+            assert!(both.contains(&Record::new(ACK, key, 1, "")), "{both:?}");
+        }
+        peer.send(&[Record::text(session(2), 2, "echo x")]);
+        assert_eq!(peer.next(), Record::text(session(2), 0, "x"));
+    });
+}
+
+/// Seawall keeps them until then, and delivers them again if the link is lost.
+#[test]
+fn messages_of_a_client_that_has_left_are_handled_and_acknowledged() {
+    with_each(|application| {
+        let mut peer = Peer::connect(application.port());
+        peer.open(session(1), "c1");
+        application.expect(&json!({"event": "open"}));
+        peer.send(&[
+            Record::text(session(1), 1, "echo a"),
+            Record::text(session(1), 2, "throw"),
+            Record::text(session(1), 3, "echo c"),
+            Record::new(CLOSE, session(1), 1000, ""),
+        ]);
+        for text in ["echo a", "throw", "echo c"] {
+            application.expect(&json!({"text": text}));
+        }
+        application.expect(&json!({"event": "close", "connection": "c1", "code": 1000}));
+        // The first handler may have begun before the close was read.
+        let mut record = peer.next();
+        while record.kind == TEXT {
+            record = peer.next();
+        }
+        assert_eq!(record, Record::new(ACK, session(1), 3, ""));
+        // The same for one whose link was lost after it had left.
+        peer.send(&[
+            moved(session(2), "c2", 6),
+            Record::text(session(2), 7, "d").with_flags(REDELIVERED),
+            Record::new(CLOSE, session(2), 1006, ""),
+        ]);
+        application.expect(&json!({"event": "open", "connection": "c2", "moved": true}));
+        application.expect(&json!({"text": "d", "redelivered": true}));
+        application.expect(&json!({"event": "close", "connection": "c2", "code": 1006}));
+        peer.expect_ack(session(2), 7);
     });
 }
 

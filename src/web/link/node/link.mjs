@@ -6,6 +6,9 @@
  * false: then it writes nothing more, and its handlers that still run are the last ones.
  */
 
+import {
+  Reject, STATE_BYTES_MAX, decodeJson, decodeText, encodeAccept, encodeData, encodeJson, encodeKept,
+} from "./body.mjs";
 import { Wire, WireError } from "./websocket.mjs";
 
 const VERSION = 1;
@@ -13,7 +16,6 @@ const VERSION = 1;
 const MESSAGE_BYTES = 256 * 1024;
 const HEADER_BYTES = 20;
 const REASON_BYTES_MAX = 123;
-const STATE_BYTES_MAX = 4096;
 /** Sessions in one `many` record. */
 const MANY_MAX = 4096;
 /** The close code of a client whose handler has thrown. */
@@ -28,37 +30,7 @@ const FLAG = { moved: 1, redelivered: 2, receipt: 4, binary: 8 };
 export const NO_SESSION = Buffer.alloc(10);
 export const EMPTY = Buffer.alloc(0);
 const FAILED = "the application failed";
-const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Thrown or returned by `open`: the client gets this HTTP status (401, 403, 429 or 503). */
-export class Reject extends Error {
-  /** @param {number} status @param {string} message */
-  constructor(status, message = "") {
-    super(message);
-    if (![401, 403, 429, 503].includes(status)) {
-      throw new RangeError(`a client is rejected with 401, 403, 429 or 503, not ${status}`);
-    }
-    this.status = status;
-  }
-}
-
-/** Runs a decoder; what it cannot decode ends the link. */
-const decode = (decoder, bytes) => {
-  try {
-    return decoder(bytes);
-  } catch {
-    throw new WireError("a body is not UTF-8, or not JSON");
-  }
-};
-const decodeText = (bytes) => decode((text) => utf8.decode(text), bytes);
-const decodeJson = (bytes) => decode((text) => JSON.parse(utf8.decode(text)), bytes);
-const encodeJson = (value) => Buffer.from(JSON.stringify(value));
-/** @param {string | Uint8Array} data @returns {[Buffer, boolean]} the bytes, whether binary */
-export const encodeData = (data) => {
-  if (typeof data === "string") return [Buffer.from(data), false];
-  if (!(data instanceof Uint8Array)) throw new TypeError("data is a string or a Uint8Array");
-  return [Buffer.from(data.buffer, data.byteOffset, data.byteLength), true];
-};
 /** The promise, whose rejection is no unhandled one where the caller ignores it. */
 export const handled = (promise) => {
   promise.catch(() => {});
@@ -103,6 +75,8 @@ export class Session {
   #isAccepted = false;
   /** Whether Seawall knows that it is over. */
   #isGone = false;
+  /** Whether the client has left, so that only acknowledgements are awaited. */
+  #hasLeft = false;
   #isFinished = false;
   #receipts = new Awaited();
   /** The number of the last message received. */
@@ -157,8 +131,7 @@ export class Session {
 
   /** Keeps a JSON value of at most 4096 bytes with the session: `state` wherever it moves. */
   setState(value) {
-    const body = encodeJson(value ?? null);
-    if (body.length > STATE_BYTES_MAX) throw new RangeError("a state has at most 4096 bytes");
+    const body = encodeKept("state", value, STATE_BYTES_MAX);
     this.state = value;
     this.#write(KIND.state, 0, 0, body);
   }
@@ -174,7 +147,8 @@ export class Session {
     this.#number = number;
     this.#push(async () => {
       const isHandled = await this.#call("message", data, { binary, redelivered, number });
-      if (isHandled && this.isOpen) this.#link.ack(this, number);
+      // What a client that has left sent is not to be delivered again.
+      if (this.#hasLeft || (isHandled && this.isOpen)) this.#link.ack(this, number);
     }, true);
   }
 
@@ -202,7 +176,9 @@ export class Session {
 
   /** @internal The client has left, or the link is lost. */
   _gone(event) {
+    if (!this.isOpen) return;
     this.#isGone = true;
+    this.#hasLeft = !event.moved;
     // Messages of a client that has left are still handled.
     this.#end(event, event.moved);
   }
@@ -218,7 +194,7 @@ export class Session {
 
   /** @internal */
   _ack(number) {
-    this.#write(KIND.ack, 0, number, EMPTY);
+    if (this.isOpen || this.#hasLeft) this.#link.write(KIND.ack, 0, this.#key, number, EMPTY);
   }
 
   /** @returns {undefined} */
@@ -248,7 +224,7 @@ export class Session {
     try {
       const answer = await this.#link.backend.handlers.open?.(this, request);
       if (answer instanceof Reject) throw answer;
-      const body = encodeJson(answer ?? {});
+      const body = encodeAccept(answer ?? {}, request);
       for (const name of ["subprotocol", "user", "info", "state"]) {
         if (answer?.[name] !== undefined) this[name] = answer[name];
       }
@@ -261,6 +237,7 @@ export class Session {
       const isReject = error instanceof Reject;
       if (!isReject) this.#link.backend._report("open", this, error);
       if (!this.#isGone) this.#refuse(request, isReject ? error : new Reject(503, FAILED));
+      if (this.#hasLeft) this.#link.ack(this, this.#number);
       this.#end(undefined, true);
     }
   }
@@ -269,7 +246,7 @@ export class Session {
   #refuse({ moved }, { status, message }) {
     const [kind, number, body] = moved
       ? [KIND.close, status === 503 ? HANDLER_FAILED : 4403, EMPTY]
-      : [KIND.reject, 0, encodeJson({ status, message })];
+      : [KIND.reject, 0, encodeJson({ status, message: message || undefined })];
     this.#link.write(kind, 0, this.#key, number, body);
   }
 

@@ -12,14 +12,15 @@
  * before, it is delivered again. `close` is called once for each session that `open` has accepted.
  * All that is written in one turn of the event loop leaves in one WebSocket message.
  *
- * How it is built: link.mjs has links and sessions, websocket.mjs the WebSocket below a link.
+ * How it is built: link.mjs has links and sessions, body.mjs the bodies of their records,
+ * websocket.mjs the WebSocket below a link.
  */
 
 import { createHash, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
 import { hostname } from "node:os";
-import { EMPTY, HANDLER_FAILED, KIND, Link, NO_SESSION, Reject, Session, encodeData, handled }
-  from "./link.mjs";
+import { Reject, encodeData } from "./body.mjs";
+import { EMPTY, HANDLER_FAILED, KIND, Link, NO_SESSION, Session, handled } from "./link.mjs";
 import { accept, dial, refuse } from "./websocket.mjs";
 
 export { HANDLER_FAILED, Reject, Session };

@@ -16,7 +16,8 @@ delivered again. `close` is called once for each session that `open` has accepte
 written in one turn of the event loop leaves in one WebSocket message. Handlers may be coroutines;
 all methods are to be called in the thread of the event loop.
 
-How it is built: link.py has links and sessions, websocket.py the WebSocket below a link.
+How it is built: link.py has links and sessions, body.py the bodies of their records, websocket.py
+the WebSocket below a link.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ import random
 import socket
 from typing import Any, Callable, Iterable, Optional, Union
 
-from .link import DRAIN, HANDLER_FAILED, NO_SESSION, CommandError, Data, End, Link, Meta, Reject
-from .link import Session, call, encode_data, make_future, settle
+from .body import Data, Reject, encode_data
+from .link import DRAIN, HANDLER_FAILED, NO_SESSION, CommandError, End, Link, Meta, Session
+from .link import call, make_future, settle
 from .websocket import WebSocket, accept_key, dial
 
 __all__ = ["Backend", "CommandError", "End", "HANDLER_FAILED", "Meta", "Reject", "Session"]

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
+from .body import STATE_BYTES_MAX, Data, Reject, decode_json, decode_question, decode_text
+from .body import encode_accept, encode_data, encode_json, encode_kept
 from .websocket import MESSAGE_BYTES, REASON_BYTES_MAX, WebSocket, WireError
 
 if TYPE_CHECKING:
     from . import Backend
 
-Data = Union[str, bytes]
 VERSION = 1
 HEADER = struct.Struct(">IBB10sI")
-STATE_BYTES_MAX = 4096
 #: Sessions in one `many` record.
 MANY_MAX = 4096
 #: Seawall pings every second: a link without any bytes for so long is lost.
@@ -34,16 +33,6 @@ HANDLER_FAILED = 4500
 MOVED, REDELIVERED, RECEIPT, FLAG_BINARY = 1, 2, 4, 8
 NO_SESSION = bytes(10)
 FAILED = "the application failed"
-
-
-class Reject(Exception):
-    """Raised or returned by `open`: the client gets this HTTP status (401, 403, 429 or 503)."""
-
-    def __init__(self, status: int, message: str = ""):
-        super().__init__(message)
-        if status not in (401, 403, 429, 503):
-            raise ValueError(f"a client is rejected with 401, 403, 429 or 503, not {status}")
-        self.status, self.message = status, message
 
 
 class CommandError(Exception):
@@ -69,41 +58,6 @@ class End(NamedTuple):
     code: int
     reason: str
     moved: bool
-
-
-def encode_data(data: Data) -> tuple[bytes, bool]:
-    if isinstance(data, str):
-        return data.encode(), False
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data), True
-    raise TypeError("data is str or bytes: use json.dumps for other values")
-
-
-def _encode_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _decode_text(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise WireError("a body is not UTF-8") from None
-
-
-def _decode_json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError:
-        raise WireError("a body is not JSON") from None
-
-
-def _decode_question(body: bytes) -> Any:
-    """A client may have nested its call deeper than Python can read: that is not the link's fault.
-    """
-    try:
-        return _decode_json(body)
-    except RecursionError as error:
-        return error
 
 
 async def call(handler: Optional[Callable[..., Any]], *values: Any) -> Any:
@@ -179,6 +133,8 @@ class Session:
         self._is_accepted = False
         #: Whether Seawall knows that it is over.
         self._is_gone = False
+        #: Whether the client has left, so that only acknowledgements are awaited.
+        self._has_left = False
         self._is_finished = False
         self._receipts = _Awaited()
         self._push(lambda: self._open(request))
@@ -210,9 +166,7 @@ class Session:
 
     def set_state(self, value: Any) -> None:
         """Keeps a JSON value of at most 4096 bytes with the session: `state` wherever it moves."""
-        body = _encode_json(value)
-        if len(body) > STATE_BYTES_MAX:
-            raise ValueError("a state has at most 4096 bytes")
+        body = encode_kept("state", value, STATE_BYTES_MAX)
         self.state = value
         self._write(STATE, 0, 0, body)
 
@@ -239,7 +193,10 @@ class Session:
 
     def _gone(self, end: End) -> None:
         """The client has left, or the link is lost."""
+        if not self.is_open:
+            return
         self._is_gone = True
+        self._has_left = not end.moved
         # Messages of a client that has left are still handled.
         self._end(end, is_dropping=end.moved)
 
@@ -253,6 +210,10 @@ class Session:
             self._drop_messages()
         if end:
             self._push(lambda: self._finish(end))
+
+    def _ack(self, number: int) -> None:
+        if self.is_open or self._has_left:
+            self._link.write(ACK, 0, self._key, number, b"")
 
     def _write(self, kind: int, flags: int, number: int, body: bytes) -> None:
         if self.is_open and self._is_accepted:
@@ -282,7 +243,7 @@ class Session:
             answer = await call(backend._handler("open"), self, request)
             if isinstance(answer, Reject):
                 raise answer
-            body = _encode_json(answer or {})
+            body = encode_accept(answer or {}, request)
             for name in ("subprotocol", "user", "info", "state"):
                 if answer and name in answer:
                     setattr(self, name, answer[name])
@@ -299,6 +260,8 @@ class Session:
                 backend._report("open", self, error)
             if not self._is_gone:
                 self._refuse(request, error if isinstance(error, Reject) else Reject(503, FAILED))
+            if self._has_left:
+                self._link.ack(self, self._number)
             self._end(None, is_dropping=True)
 
     def _refuse(self, request: dict[str, Any], reject: Reject) -> None:
@@ -307,11 +270,14 @@ class Session:
             code = HANDLER_FAILED if reject.status == 503 else 4403
             self._link.write(CLOSE, 0, self._key, code, b"")
         else:
-            body = _encode_json({"status": reject.status, "message": reject.message})
+            message = {"message": reject.message} if reject.message else {}
+            body = encode_json({"status": reject.status, **message})
             self._link.write(REJECT, 0, self._key, 0, body)
 
     async def _message(self, data: Data, meta: Meta) -> None:
-        if await self._handle("message", data, meta) and self.is_open:
+        is_handled = await self._handle("message", data, meta)
+        # What a client that has left sent is not to be delivered again.
+        if self._has_left or (is_handled and self.is_open):
             self._link.ack(self, meta.number)
 
     async def _handle(self, name: str, *values: Any) -> bool:
@@ -347,7 +313,7 @@ class Link:
         self._acks: dict[Session, int] = {}
         self._commands = _Awaited()
         self._record_bytes_max = MESSAGE_BYTES
-        self.write(HELLO, 0, NO_SESSION, VERSION, _encode_json(backend._hello))
+        self.write(HELLO, 0, NO_SESSION, VERSION, encode_json(backend._hello))
 
     async def run(self) -> None:
         """Handles records until the link ends."""
@@ -392,7 +358,7 @@ class Link:
     def flush_ack(self, session: Session) -> None:
         number = self._acks.pop(session, None)
         if number is not None:
-            session._write(ACK, 0, number, b"")
+            session._ack(number)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
@@ -427,7 +393,7 @@ class Link:
                     self.write(BINARY if is_binary else TEXT, 0, key, 0, body)
 
     def command(self, command: dict[str, Any]) -> asyncio.Future[Any]:
-        body = _encode_json(command)
+        body = encode_json(command)
         return self._commands.add(lambda number: self.write(COMMAND, 0, NO_SESSION, number, body))
 
     def forget(self, key: bytes, session: Session) -> None:
@@ -453,7 +419,7 @@ class Link:
         elif kind == OPEN:
             self._open(session, flags, key, number, body)
         elif kind in (TEXT, BINARY):
-            data: Data = body if kind == BINARY else _decode_text(body)
+            data: Data = body if kind == BINARY else decode_text(body)
             if session:
                 meta = Meta(kind == BINARY, flags & REDELIVERED != 0, number)
                 session._deliver(data, meta)
@@ -466,9 +432,9 @@ class Link:
         elif kind == CLOSE:
             self._close(session, flags, number, body)
         elif kind == ASK:
-            self.backend._spawn(self._ask(session, key, number, _decode_question(body)))
+            self.backend._spawn(self._ask(session, key, number, decode_question(body)))
         elif kind == RESULT:
-            self._take_result(number, _decode_json(body))
+            self._take_result(number, decode_json(body))
         elif kind == DRAIN:
             self.backend._spawn(self.backend._drained())
         elif kind == PING:
@@ -482,7 +448,7 @@ class Link:
         if number != VERSION:
             raise WireError(f"version {number} is not known")
         try:
-            self._record_bytes_max = int(_decode_json(body)["limits"]["record_bytes_max"])
+            self._record_bytes_max = int(decode_json(body)["limits"]["record_bytes_max"])
         except (KeyError, TypeError, ValueError):
             raise WireError("hello has no limits") from None
         self.wire.bytes_max = max(MESSAGE_BYTES, self._record_bytes_max + HEADER.size)
@@ -493,7 +459,7 @@ class Link:
     ) -> None:
         if session:
             raise WireError("open of a session that is open")
-        request = _decode_json(body)
+        request = decode_json(body)
         if not isinstance(request, dict) or not isinstance(request.get("connection"), str):
             raise WireError("open has no connection")
         request["moved"] = flags & MOVED != 0
@@ -508,7 +474,7 @@ class Link:
             return
         if not 1000 <= code <= 4999 or len(body) > REASON_BYTES_MAX:
             raise WireError("a wrong close code or reason")
-        reason = _decode_text(body)
+        reason = decode_text(body)
         if session:
             session._gone(End(code, reason, False))
 
@@ -519,10 +485,10 @@ class Link:
             if isinstance(ask, Exception):
                 raise ask
             answer = await call(handler, ask, session) if handler else {"error": error}
-            body = _encode_json({} if answer is None else answer)
+            body = encode_json({} if answer is None else answer)
         except Exception as failure:
             self.backend._report("ask", session, failure)
-            body = _encode_json({"error": {"code": "internal", "message": FAILED}})
+            body = encode_json({"error": {"code": "internal", "message": FAILED}})
         self.write(ANSWER, 0, key, number, body)
 
     def _take_result(self, number: int, result: Any) -> None:
