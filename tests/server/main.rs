@@ -8,6 +8,7 @@
 mod support;
 
 mod acme;
+mod admin_links;
 mod admin_tls;
 mod blocking;
 mod commands;
