@@ -8,7 +8,7 @@ use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
 use crate::support::tls::{self, Authority};
-use crate::support::{Frame, Raw, Server, raw};
+use crate::support::{Frame, Raw, Server, metrics, raw, wait_until};
 
 const GATEWAY: &str = "[[route]]\npath = \"/game\"\nhandler = \"gateway\"\n\
     [[backend]]\naccept_links = true\n\
@@ -60,12 +60,18 @@ fn send<S: Read + Write>(socket: &mut WebSocket<S>, record: &Record<'_>) {
 }
 
 /// Says hello, accepts a client, and exchanges messages with it.
-fn converse<S: Read + Write>(server: &Server, mut socket: WebSocket<S>) -> WebSocket<S> {
-    let mut client = Raw::connect(server.address());
-    client.send(&raw::request_with("/game", ""));
+fn converse<S: Read + Write>(
+    server: &Server,
+    mut socket: WebSocket<S>,
+    metrics: impl Fn() -> String,
+) -> WebSocket<S> {
     assert_eq!(next_record(&mut socket).0, RecordKind::Hello);
     let hello = Record::new(RecordKind::Hello, SessionId::NONE, 1, br#"{"instance":"one"}"#);
     send(&mut socket, &hello);
+    let ready = "seawall_links_ready{backend=\"app\"} 1\n";
+    wait_until("the link is ready", || metrics().contains(ready));
+    let mut client = Raw::connect(server.address());
+    client.send(&raw::request_with("/game", ""));
     let (kind, session, body) = next_record(&mut socket);
     assert_eq!(kind, RecordKind::Open);
     assert!(String::from_utf8(body).unwrap().contains("\"/game\""));
@@ -93,12 +99,11 @@ fn an_application_dials_and_exchanges_messages() {
         assert_eq!(dial(stream(), path, key, protocol).err(), Some(status), "{path} {protocol}");
     }
     let link = dial(stream(), "/v1/link?backend=app", key, LINK_SUBPROTOCOL).unwrap();
-    let _link = converse(&server, link);
-    assert_eq!(server.metrics().sum("links_ready"), 1);
+    let _link = converse(&server, link, || metrics::get(server.admin(), "/metrics").1);
     let silent = dial(stream(), "/v1/link", key, LINK_SUBPROTOCOL).unwrap();
     drop(silent);
     let failed = || server.metrics().sum("link_dial_failures_total") == 1;
-    crate::support::wait_until("a link without hello is counted", failed);
+    wait_until("a link without hello is counted", failed);
 }
 
 #[test]
@@ -109,7 +114,11 @@ fn an_application_dials_over_tls() {
     let client = tls::connect(server.admin(), &authority.client(), "localhost");
     let key = "0123456789abcdef0123";
     let link = dial(client.stream, "/v1/link", key, LINK_SUBPROTOCOL).unwrap();
-    converse(&server, link);
+    let metrics = || {
+        let client = tls::connect(server.admin(), &authority.client(), "localhost");
+        metrics::request(client.stream, "GET /metrics", "Host: 127.0.0.1\r\n", "").body
+    };
+    let _link = converse(&server, link, metrics);
 }
 
 #[test]
