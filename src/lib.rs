@@ -232,6 +232,7 @@
 //! - `hooks`: `auth`, `driver`, `hub`, `text`
 //! - `hub`: `events`, `proto`
 //! - `link`: `auth`, `driver`, `hub`, `text`
+//! - `link`: `auth`, `driver`, `hub`, `text`
 //! - `metrics`: `admission`, `driver`, `events`, `hooks`, `proto`, `tls`
 //! - `outer`: nothing
 //! - `proto`: nothing
@@ -239,7 +240,7 @@
 //!   `session`, `shard`
 //! - `session`: `admission`, `auth`, `events`, `hooks`, `hub`, `proto`, `text`
 //! - `shard`: `admission`, `auth`, `backend`, `config`, `driver`, `events`, `hooks`, `hub`,
-//!   `metrics`, `proto`, `session`, `text`, `tls`, `web`
+//!   `link`, `metrics`, `proto`, `session`, `text`, `tls`, `web`
 //! - `text`: nothing
 //! - `tls`: nothing
 //! - `web`: `proto`

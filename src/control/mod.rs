@@ -119,8 +119,9 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         (orders, last_reload),
         peers.clone(),
     );
-    let commands = server.directory().links().open_commands();
-    tokio::spawn(admin::run_commands(commands, state.clone()));
+    if let Some(links) = server.links() {
+        tokio::spawn(admin::run_commands(links.open_commands(), state.clone()));
+    }
     if let Some(peers) = peers.clone() {
         join_cluster(&server, &peers, state.clone());
     }

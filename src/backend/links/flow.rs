@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::accepted::{AcceptedSocket, keep_accepted};
+use super::commands::{CommandLine, LinkCommands};
 use super::dial::Dialing;
 use super::numbers::{LinkCounters, RoundTrips};
 use super::slot::{FailureLog, LinkRegister, Slot};
@@ -60,6 +61,7 @@ pub struct LinkFlow {
     orders: mpsc::UnboundedSender<Order>,
     table: Arc<LinkTable>,
     round_trips: Arc<RoundTrips>,
+    commands: Arc<CommandLine>,
     /// In the order of the configuration.
     applications: Vec<Counted>,
 }
@@ -91,6 +93,8 @@ impl LinkFlow {
         }
         let counters: Vec<_> = applications.iter().map(|one| one.counters.clone()).collect();
         let round_trips = Arc::<RoundTrips>::default();
+        let commands = Arc::<CommandLine>::default();
+        let passed = commands.clone();
         let (orders, ordered) = mpsc::unbounded_channel();
         let (shared, times) = (table.clone(), round_trips.clone());
         thread.spawn(move || {
@@ -99,10 +103,11 @@ impl LinkFlow {
                 posts,
                 node: format!("{node:08x}"),
                 round_trips: times,
+                commands: passed,
             };
             Linking::new(context, secured, counters, message_bytes_max).run(ordered)
         });
-        Ok(Arc::new(Self { orders, table, round_trips, applications }))
+        Ok(Arc::new(Self { orders, table, round_trips, commands, applications }))
     }
 
     /// Applies the settings of a reload: of the same applications, in the same order. Links that
@@ -113,6 +118,11 @@ impl LinkFlow {
         }
         // Fails only when the process is ending.
         let _ = self.orders.send(Order::Renew(backends.to_vec(), message_bytes_max));
+    }
+
+    /// Returns the end that takes the commands of applications. It can be taken once.
+    pub(crate) fn open_commands(&self) -> LinkCommands {
+        self.commands.open()
     }
 
     /// Opens a link on a WebSocket that an application has dialed.

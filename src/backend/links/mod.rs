@@ -2,10 +2,11 @@
 //!
 //! Files: `table` (what shards and tasks share), `flow` (which links there are), `targets` (which
 //! addresses they go to), `slot` (keeps one), `dial`, `accepted` (the application dials),
-//! `task`, `inbound` and `outbound` (its messages), `traffic` (questions and commands), `stream` (its
+//! `task`, `inbound` and `outbound` (its messages), `questions`, `commands`, `stream` (its
 //! socket), `ending` (why it ended), `numbers`, `examine` (`seawall doctor`).
 
 mod accepted;
+mod commands;
 mod dial;
 mod ending;
 mod examine;
@@ -13,6 +14,7 @@ mod flow;
 mod inbound;
 mod numbers;
 mod outbound;
+mod questions;
 mod slot;
 mod stream;
 mod table;
@@ -20,10 +22,9 @@ mod targets;
 mod task;
 #[cfg(test)]
 mod tests;
-mod traffic;
 
 pub use accepted::AcceptedSocket;
+pub(crate) use commands::{LinkCommand, LinkCommands};
 pub use examine::{LinkReport, examine_links};
 pub use flow::LinkFlow;
 pub use table::{Choice, Link, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};
-pub(crate) use traffic::{LinkCommand, LinkCommands};

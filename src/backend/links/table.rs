@@ -10,9 +10,10 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::SegQueue;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
-use super::traffic::{CommandLine, LinkCommands, OpenQuestions};
+use super::questions::OpenQuestions;
+use crate::link::{Record, RecordKind, SessionId, append_record};
 
 /// What a link is, from its `hello` on.
 #[derive(Clone, Debug)]
@@ -86,6 +87,26 @@ impl Link {
         self.queue_bytes.fetch_add(records.len(), Ordering::Relaxed);
         self.queue.push(records);
         self.wake.notify_one();
+    }
+
+    /// Sends a question to the application. The answer is its JSON; an error means that the link
+    /// was lost.
+    pub(crate) fn ask(&self, body: &[u8]) -> oneshot::Receiver<Vec<u8>> {
+        let (sender, receiver) = oneshot::channel();
+        if let Some(number) = self.questions.add(sender) {
+            let mut bytes = Vec::new();
+            append_record(&mut bytes, &Record::new(RecordKind::Ask, SessionId::NONE, number, body));
+            self.send(bytes);
+        }
+        receiver
+    }
+
+    /// Sends the result of a command.
+    pub(crate) fn send_result(&self, number: u32, json: &str) {
+        let mut bytes = Vec::new();
+        let record = Record::new(RecordKind::Result, SessionId::NONE, number, json.as_bytes());
+        append_record(&mut bytes, &record);
+        self.send(bytes);
     }
 
     /// Takes queued records; for the link's task.
@@ -221,7 +242,6 @@ pub struct LinkTable {
     /// Bytes of records on their way to shards.
     inbound_bytes: AtomicUsize,
     inbound_room: Notify,
-    commands: CommandLine,
 }
 
 /// Bytes of records on their way to shards above which links are not read from.
@@ -240,16 +260,6 @@ impl LinkTable {
         let mut links = Vec::clone(&self.links.load());
         links.retain(|link| link.facts.id != id);
         self.links.store(Arc::new(links));
-    }
-
-    /// Returns the end that takes the commands of applications. It can be taken once.
-    pub(crate) fn open_commands(&self) -> LinkCommands {
-        self.commands.open()
-    }
-
-    /// Passes a command of an application on; for the links' tasks.
-    pub(super) fn pass_command(&self, link: &Arc<Link>, number: u32, body: &[u8]) {
-        self.commands.pass(link, number, body);
     }
 
     /// Returns all links.
@@ -358,6 +368,7 @@ pub trait LinkPosts: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::Records;
 
     fn link(id: u32, backend: u8, instance: &str) -> Arc<Link> {
         Link::new(LinkFacts {
@@ -431,5 +442,25 @@ mod tests {
         link.close();
         link.send(vec![0; 10]);
         assert_eq!((link.queue_bytes(), link.take_records()), (0, None));
+    }
+
+    #[test]
+    fn answers_reach_their_questions_and_the_end_of_the_link_all_others() {
+        let link = link(1, 0, "a");
+        let (mut first, mut second) = (link.ask(b"{}"), link.ask(b"{}"));
+        let number_of_next = || {
+            let records = link.take_records().unwrap();
+            let record = Records::new(&records, 1000).next().unwrap().unwrap();
+            (record.known_kind(), record.number)
+        };
+        let kind = Some(RecordKind::Ask);
+        assert_eq!((number_of_next(), number_of_next()), ((kind, 1), (kind, 2)));
+        link.questions().answer(2, b"two");
+        link.questions().answer(2, b"again");
+        link.questions().answer(7, b"unasked");
+        assert_eq!(second.try_recv().unwrap(), b"two");
+        link.close();
+        assert!(first.try_recv().is_err());
+        assert!(link.ask(b"{}").try_recv().is_err(), "nothing answers");
     }
 }

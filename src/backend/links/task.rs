@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Bytes, Message};
 
+use super::commands::CommandLine;
 use super::ending::LinkEnd;
 use super::inbound::{LinkNotice, Sorter};
 use super::numbers::{LinkCounters, RoundTrips};
@@ -42,6 +43,7 @@ pub(super) struct LinkContext {
     /// This node's name in `hello`.
     pub(super) node: String,
     pub(super) round_trips: Arc<RoundTrips>,
+    pub(super) commands: Arc<CommandLine>,
 }
 
 impl LinkContext {
@@ -282,7 +284,7 @@ impl OpenLink {
             LinkNotice::Pong(body) => self.take_pong(body),
             LinkNotice::Answer(number, body) => self.link.questions().answer(number, body),
             LinkNotice::Command(number, body) => {
-                self.context.table.pass_command(&self.link, number, body);
+                self.context.commands.pass(&self.link, number, body);
             }
         });
         LinkCounters::add(&self.counters.records_in, count.map_err(LinkEnd::Wrong)?);

@@ -37,6 +37,10 @@ impl ChallengePages for ChallengesOfProcess {
     }
 }
 
+/// A decided request: the bytes consumed, the client's address, the decision, and the identity of
+/// the token.
+type DecidedRequest = (usize, Option<IpAddr>, Verdict, Option<Arc<Identity>>);
+
 impl Connections {
     /// Collects a head from these bytes, or from earlier ones and these. Returns the number of
     /// bytes behind its end that are unprocessed.
@@ -193,20 +197,33 @@ impl Connections {
         }
         self.pools.recycle_answer(answer);
         let (consumed, client, verdict) = decided?;
+        let identity = findings.identity;
+        Some(self.apply_verdict(sessions, index, bytes, (consumed, client, verdict, identity)))
+    }
+
+    /// Applies the decision on a request, of which this many bytes were consumed. Returns the number
+    /// of unprocessed bytes behind it.
+    fn apply_verdict(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        bytes: &mut [u8],
+        (consumed, client, verdict, identity): DecidedRequest,
+    ) -> usize {
         match verdict {
             Verdict::Upgrade(terms) => {
                 self.note_opening_path(terms.route, || request_path(&bytes[..consumed]));
-                self.open_websocket(sessions, index, terms, findings.identity);
+                self.open_websocket(sessions, index, terms, identity);
                 if consumed < bytes.len() {
                     let rest = &mut bytes[consumed..];
-                    return Some(self.process_frames(sessions, index, rest, false).rest);
+                    return self.process_frames(sessions, index, rest, false).rest;
                 }
             }
             Verdict::Pending(upgrade) => {
                 let (head, early) = bytes.split_at(consumed);
                 let request = RequestBytes { head, early };
                 if self.config.route_options[upgrade.route].handler == HandlerName::Gateway {
-                    let (identity, request) = (findings.identity, (client, request));
+                    let request = (client, request);
                     self.begin_opening(sessions, index, *upgrade, identity, request);
                 } else {
                     self.begin_asking(sessions, index, *upgrade, client, request);
@@ -214,7 +231,7 @@ impl Connections {
             }
             Verdict::Answer(refusal) => self.leave_answered(sessions, index, refusal),
         }
-        Some(0)
+        0
     }
 
     /// Lingers after an answer, so that the peer receives it before the connection is closed.

@@ -113,8 +113,8 @@ impl DepartedEntry {
         size_of::<Self>() + self.entry.up.bytes()
     }
 
-    /// Returns whether it is on no link, or leaves or has lost its link, so that its end is still to
-    /// be reported. What that needs may never come.
+    /// Returns whether it is on no link, or leaves or has lost its link, so that its end is still
+    /// to be reported. What that needs may never come.
     pub(super) fn is_between_links(&self) -> bool {
         self.entry.phase == SessionPhase::Leaving
             || self.entry.link.as_ref().is_none_or(|link| link.is_closed())

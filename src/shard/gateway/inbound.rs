@@ -14,7 +14,7 @@ use crate::config::RouteSlowReader;
 use crate::driver::{Driver, Token};
 use crate::link::{
     AcceptBody, BodyError, CLOSE_REASON_BYTES_MAX, Record, RecordFlags, RecordKind, Records,
-    check_state, decode_accept, sessions_of_many,
+    RejectBody, check_state, decode_accept, decode_reject, sessions_of_many,
 };
 use crate::proto::ws::{CloseCode, DataKind};
 use crate::shard::connections::{Connections, Goodbye, OpeningStep, REQUEST_EFFORT, Sessions};
@@ -122,17 +122,10 @@ impl Layers {
             RecordKind::Reject => {
                 let step = connections.take_reject(driver, self, (link, token), record.body)?;
                 let Some(gateway) = &mut self.gateway else { return Ok(()) };
-                let is_open = gateway.find(connections, link, token).is_some();
-                match step {
-                    OpeningStep::NotAwaited if is_open => {
-                        Err(WrongRecord("reject: the session was accepted; send close"))
-                    }
-                    OpeningStep::NotAwaited => {
-                        connections.counters_mut().gateway_fenced += 1;
-                        Ok(())
-                    }
-                    OpeningStep::Taken => Ok(()),
+                if step == OpeningStep::NotAwaited {
+                    gateway.take_late_reject(connections, link, record)?;
                 }
+                Ok(())
             }
             _ => match &mut self.gateway {
                 Some(gateway) => gateway.apply_to_session(connections, link, kind, record),
@@ -218,6 +211,26 @@ impl Gateway {
             let identity: Arc<Identity> = identity;
             self.set_identity(connections, index, identity);
         }
+        Ok(())
+    }
+
+    /// Applies a `reject` after the upgrade: the connection is closed.
+    fn take_late_reject(
+        &mut self,
+        connections: &mut Connections,
+        link: &Arc<Link>,
+        record: &Record<'_>,
+    ) -> Result<(), WrongRecord> {
+        let Some(index) = self.find(connections, link, record.session.token) else { return Ok(()) };
+        let RejectBody { status, message } = decode_reject(record.body)?;
+        let code = match status {
+            401 => CloseCode::UNAUTHORIZED,
+            403 => CloseCode::DISCONNECTED,
+            429 => CloseCode::RATE_LIMITED,
+            _ => CloseCode::TRY_AGAIN_LATER,
+        };
+        let most = message.floor_char_boundary(CLOSE_REASON_BYTES_MAX);
+        self.end_for_application(connections, index, code, &message[..most]);
         Ok(())
     }
 
@@ -372,17 +385,26 @@ impl Gateway {
         let Some(reason) = reason.filter(|text| text.len() <= CLOSE_REASON_BYTES_MAX) else {
             return Err(WrongRecord("close: the reason must be UTF-8 of at most 123 bytes"));
         };
+        self.end_for_application(connections, index, CloseCode::new(code), reason);
+        Ok(())
+    }
+
+    /// Closes a connection whose application is done with the session: nothing more is sent to it.
+    fn end_for_application(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        code: CloseCode,
+        reason: &str,
+    ) {
         if let Some((entry, spare)) = self.entry_and_spare(index) {
-            // The application is done with the session: nothing more is sent to it.
             release(entry);
             entry.link = None;
             entry.up.drop_unacknowledged(spare);
         }
-        let code = CloseCode::new(code);
         self.is_closed_by_application = true;
         connections.close(self, index, Goodbye { code, reason, retry_after_ms: 0 });
         self.touched.push(index);
-        Ok(())
     }
 }
 

@@ -1,81 +1,16 @@
-//! Questions to an application over a link, and the application's commands.
+//! Commands of applications, on their way to the control thread.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::table::Link;
-use crate::link::{Record, RecordKind, SessionId, append_record};
 
 /// Bytes of commands that wait to be carried out, of all links; more are rejected.
 const COMMAND_BYTES_MAX: usize = 16 << 20;
 const TOO_MANY: &str =
     r#"{"error":{"code":"unavailable","message":"too many commands wait; send fewer at once"}}"#;
-
-/// The questions of a link that await their answers.
-#[derive(Debug, Default)]
-pub(super) struct OpenQuestions(Mutex<Questions>);
-
-#[derive(Debug, Default)]
-struct Questions {
-    last: u32,
-    waiting: HashMap<u32, oneshot::Sender<Vec<u8>>>,
-    /// The link has ended: nothing answers any more.
-    is_closed: bool,
-}
-
-impl OpenQuestions {
-    /// Adds a question; returns its number. `None`: the link has ended.
-    fn add(&self, answer: oneshot::Sender<Vec<u8>>) -> Option<u32> {
-        let mut own = self.0.lock().ok().filter(|own| !own.is_closed)?;
-        own.waiting.retain(|_, waits| !waits.is_closed());
-        own.last = own.last.wrapping_add(1);
-        let number = own.last;
-        own.waiting.insert(number, answer);
-        Some(number)
-    }
-
-    /// Passes an answer on. One to a question that has ended is ignored.
-    pub(super) fn answer(&self, number: u32, body: &[u8]) {
-        let waits = self.0.lock().ok().and_then(|mut own| own.waiting.remove(&number));
-        if let Some(waits) = waits {
-            // Nothing waits any more: the question has timed out.
-            let _ = waits.send(body.to_vec());
-        }
-    }
-
-    /// Ends all questions without an answer.
-    pub(super) fn close(&self) {
-        if let Ok(mut own) = self.0.lock() {
-            own.is_closed = true;
-            own.waiting.clear();
-        }
-    }
-}
-
-impl Link {
-    /// Sends a question to the application. The answer is its JSON; an error means that the link
-    /// was lost.
-    pub(crate) fn ask(&self, body: &[u8]) -> oneshot::Receiver<Vec<u8>> {
-        let (sender, receiver) = oneshot::channel();
-        if let Some(number) = self.questions().add(sender) {
-            let mut bytes = Vec::new();
-            append_record(&mut bytes, &Record::new(RecordKind::Ask, SessionId::NONE, number, body));
-            self.send(bytes);
-        }
-        receiver
-    }
-
-    /// Sends the result of a command.
-    pub(crate) fn send_result(&self, number: u32, json: &str) {
-        let mut bytes = Vec::new();
-        let record = Record::new(RecordKind::Result, SessionId::NONE, number, json.as_bytes());
-        append_record(&mut bytes, &record);
-        self.send(bytes);
-    }
-}
 
 /// A command of an application.
 #[derive(Debug)]
@@ -138,7 +73,7 @@ impl CommandLine {
 mod tests {
     use super::super::table::LinkFacts;
     use super::*;
-    use crate::link::Records;
+    use crate::link::{RecordKind, Records};
 
     fn link() -> Arc<Link> {
         Link::new(LinkFacts {
@@ -155,21 +90,6 @@ mod tests {
         let records = link.take_records().unwrap();
         let record = Records::new(&records, 1000).next().unwrap().unwrap();
         (record.kind, record.number)
-    }
-
-    #[test]
-    fn answers_reach_their_questions_and_the_end_of_the_link_all_others() {
-        let link = link();
-        let (mut first, mut second) = (link.ask(b"{}"), link.ask(b"{}"));
-        let kind = RecordKind::Ask as u8;
-        assert_eq!((number_of_next(&link), number_of_next(&link)), ((kind, 1), (kind, 2)));
-        link.questions().answer(2, b"two");
-        link.questions().answer(2, b"again");
-        link.questions().answer(7, b"unasked");
-        assert_eq!(second.try_recv().unwrap(), b"two");
-        link.close();
-        assert!(first.try_recv().is_err());
-        assert!(link.ask(b"{}").try_recv().is_err(), "nothing answers");
     }
 
     #[test]
