@@ -225,7 +225,7 @@
 //! - `config`: `acme`, `admission`, `auth`, `backend`, `cluster`, `driver`, `events`, `hooks`,
 //!   `proto`, `tls`
 //! - `control`: `acme`, `admission`, `auth`, `backend`, `cluster`, `config`, `driver`, `hub`,
-//!   `metrics`, `proto`, `server`, `session`, `shard`, `text`, `tls`
+//!   `link`, `metrics`, `proto`, `server`, `session`, `shard`, `text`, `tls`
 //! - `driver`: nothing
 //! - `events`: nothing
 //! - `guard`: `config`, `driver`
