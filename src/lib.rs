@@ -232,7 +232,6 @@
 //! - `hooks`: `auth`, `driver`, `hub`, `text`
 //! - `hub`: `events`, `proto`
 //! - `link`: `auth`, `driver`, `hub`, `text`
-//! - `link`: `auth`, `driver`, `hub`, `text`
 //! - `metrics`: `admission`, `driver`, `events`, `hooks`, `proto`, `tls`
 //! - `outer`: nothing
 //! - `proto`: nothing
