@@ -19,7 +19,7 @@ use super::client::{
 };
 use super::handshake::HandshakeView;
 use super::hook_line::{HookLine, HookOrder, HookOrders};
-use super::links::{Link, LinkTable};
+use super::links::{BackendLink, LinkTable};
 use super::settings::{BackendSettings, HookSettings};
 use crate::hooks::{
     ConnectQuestion, FailureCause, HookAction, HookCall, HookDesk, HookKind, HookOutcome,
@@ -405,7 +405,7 @@ async fn post(
 
 /// Asks over a link. The answer is as the body of a response with the status 200.
 async fn ask(
-    link: Option<Arc<Link>>,
+    link: Option<Arc<BackendLink>>,
     body: &[u8],
     timeout: Duration,
 ) -> Result<HttpReply, HttpFailure> {

@@ -4,8 +4,8 @@
 //! questions ([`hook_line`]), and never wait. Two tasks on the [outer thread](crate::outer) encode
 //! events and send them in signed batches (`events`), and ask the questions (`hooking`).
 //!
-//! Files: `settings`, `signature`, `queue`, `hook_line`, `handshake` (what applications see of one),
-//! `client` (HTTP), `events`, `hooking`, `links`, `examine` (`seawall doctor`).
+//! Files: `settings`, `signature`, `queue`, `hook_line`, `handshake` (what applications see of
+//! one), `client` (HTTP), `events`, `hooking`, `links`, `examine` (`seawall doctor`).
 
 mod client;
 pub mod events;

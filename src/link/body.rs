@@ -323,7 +323,10 @@ mod tests {
             ..OpenBody::default()
         };
         let text = String::from_utf8(encode_open(&new)).unwrap();
-        let expected = r#"{"address":"127.0.0.1","path":"/game","query":"q=1","headers":{"cookie":"a=\"1\""},"subprotocols":["chat","x"]}"#;
+        let expected = concat!(
+            r#"{"address":"127.0.0.1","path":"/game","query":"q=1","#,
+            r#""headers":{"cookie":"a=\"1\""},"subprotocols":["chat","x"]}"#,
+        );
         assert_eq!(text, expected);
         let moved = OpenBody {
             path: "/game",

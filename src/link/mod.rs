@@ -12,6 +12,6 @@ pub use body::{
     check_state, decode_accept, decode_hello, decode_reject, encode_node_hello, encode_open,
 };
 pub use wire::{
-    CLOSE_REASON_BYTES_MAX, HEADER_BYTES, LINK_SUBPROTOCOL, LINK_VERSION, Record, RecordFlags,
-    RecordKind, Records, SESSION_BYTES, SessionId, WireError, append_record, sessions_of_many,
+    CLOSE_REASON_BYTES_MAX, HEADER_BYTES, LINK_SUBPROTOCOL, LINK_VERSION, LinkRecord, LinkSession,
+    RecordFlags, RecordKind, Records, SESSION_BYTES, WireError, append_record, sessions_of_many,
 };

@@ -115,12 +115,12 @@ impl fmt::Debug for RecordFlags {
 
 /// A client's connection, as records name it: unique among the open connections of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId {
+pub struct LinkSession {
     pub shard: u16,
     pub token: Token,
 }
 
-impl SessionId {
+impl LinkSession {
     /// In records about the link itself.
     pub const NONE: Self = Self { shard: 0, token: Token { slot: 0, generation: 0 } };
 
@@ -146,18 +146,18 @@ impl SessionId {
 
 /// A record.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Record<'m> {
+pub struct LinkRecord<'m> {
     /// The kind's number, which may be unknown.
     pub kind: u8,
     pub flags: RecordFlags,
-    pub session: SessionId,
+    pub session: LinkSession,
     pub number: u32,
     pub body: &'m [u8],
 }
 
-impl<'m> Record<'m> {
+impl<'m> LinkRecord<'m> {
     /// Makes a record without flags.
-    pub fn new(kind: RecordKind, session: SessionId, number: u32, body: &'m [u8]) -> Self {
+    pub fn new(kind: RecordKind, session: LinkSession, number: u32, body: &'m [u8]) -> Self {
         Self { kind: kind as u8, flags: RecordFlags::default(), session, number, body }
     }
 
@@ -179,9 +179,9 @@ impl<'m> Record<'m> {
     }
 }
 
-impl fmt::Debug for Record<'_> {
+impl fmt::Debug for LinkRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut record = f.debug_struct("Record");
+        let mut record = f.debug_struct("LinkRecord");
         match self.known_kind() {
             Some(kind) => record.field("kind", &kind),
             None => record.field("kind", &self.kind),
@@ -217,7 +217,7 @@ impl WireError {
 ///
 /// # Panics
 /// When the body has 4 GiB or more.
-pub fn append_record(out: &mut Vec<u8>, record: &Record<'_>) {
+pub fn append_record(out: &mut Vec<u8>, record: &LinkRecord<'_>) {
     let len = u32::try_from(record.body.len()).expect("bodies are bounded by the message limit");
     out.reserve(record.wire_bytes());
     out.extend_from_slice(&len.to_be_bytes());
@@ -242,7 +242,7 @@ impl<'m> Records<'m> {
 }
 
 impl<'m> Iterator for Records<'m> {
-    type Item = Result<Record<'m>, WireError>;
+    type Item = Result<LinkRecord<'m>, WireError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let message = std::mem::take(&mut self.rest);
@@ -261,10 +261,10 @@ impl<'m> Iterator for Records<'m> {
             return Some(Err(WireError::TruncatedBody));
         };
         self.rest = rest;
-        Some(Ok(Record {
+        Some(Ok(LinkRecord {
             kind,
             flags: RecordFlags(flags),
-            session: SessionId::decode(session),
+            session: LinkSession::decode(session),
             number: u32::from_be_bytes([n0, n1, n2, n3]),
             body,
         }))
@@ -276,11 +276,11 @@ impl<'m> Iterator for Records<'m> {
 pub fn sessions_of_many(
     body: &[u8],
     count: u32,
-) -> Option<(impl Iterator<Item = SessionId> + '_, &[u8])> {
+) -> Option<(impl Iterator<Item = LinkSession> + '_, &[u8])> {
     let bytes = (count as usize).checked_mul(SESSION_BYTES)?;
     let (ids, payload) = body.split_at_checked(bytes)?;
     let (ids, _) = ids.as_chunks::<SESSION_BYTES>();
-    Some((ids.iter().map(|id| SessionId::decode(*id)), payload))
+    Some((ids.iter().map(|id| LinkSession::decode(*id)), payload))
 }
 
 #[cfg(test)]
@@ -298,23 +298,27 @@ mod tests {
             parts in prop::collection::vec(any_record(), 0..5),
         ) {
             let mut message = Vec::new();
-            let written: Vec<_> = parts.iter().map(|(kind, flags, session, number, body)| Record {
-                kind: *kind,
-                flags: RecordFlags(*flags),
-                session: SessionId::decode(*session),
-                number: *number,
+            let as_record = |(kind, flags, session, number, body)| LinkRecord {
+                kind,
+                flags: RecordFlags(flags),
+                session: LinkSession::decode(session),
+                number,
                 body,
-            }).collect();
+            };
+            let parts = parts.iter().map(|(kind, flags, session, number, body)| {
+                (*kind, *flags, *session, *number, &**body)
+            });
+            let written: Vec<_> = parts.map(as_record).collect();
             written.iter().for_each(|record| append_record(&mut message, record));
             let read: Result<Vec<_>, _> = Records::new(&message, usize::MAX).collect();
             prop_assert_eq!(read.as_ref().map(Vec::as_slice), Ok(written.as_slice()));
-            let total: usize = written.iter().map(Record::wire_bytes).sum();
+            let total: usize = written.iter().map(LinkRecord::wire_bytes).sum();
             prop_assert_eq!(total, message.len());
             for cut in 0..message.len() {
                 let read: Vec<_> = Records::new(&message[..cut], usize::MAX).collect();
                 let whole = read.iter().take_while(|record| record.is_ok()).count();
                 prop_assert!(read.len() <= whole + 1, "reading ends at the first error");
-                let bytes: usize = written[..whole].iter().map(Record::wire_bytes).sum();
+                let bytes: usize = written[..whole].iter().map(LinkRecord::wire_bytes).sum();
                 prop_assert_eq!(read.len() == whole, bytes == cut, "a cut record is an error");
             }
         }
@@ -346,7 +350,7 @@ mod tests {
     #[test]
     fn a_body_beyond_the_limit_is_rejected_before_it_arrives() {
         let mut message = Vec::new();
-        let record = Record::new(RecordKind::Text, SessionId::NONE, 1, b"12345");
+        let record = LinkRecord::new(RecordKind::Text, LinkSession::NONE, 1, b"12345");
         append_record(&mut message, &record);
         let read = |most| Records::new(&message, most).next();
         assert_eq!(read(4), Some(Err(WireError::BodyTooLong)));

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use seawall::link::{Record, RecordKind, SessionId, append_record};
+use seawall::link::{LinkRecord, LinkSession, RecordKind, append_record};
 use serde_json::Value;
 use tungstenite::accept_hdr;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -96,7 +96,10 @@ fn link_endpoint(checks: bool) -> String {
             let Ok(mut socket) = accept_hdr(tcp.unwrap(), upgrade) else { continue };
             let body = br#"{"instance":"app-7"}"#;
             let mut hello = Vec::new();
-            append_record(&mut hello, &Record::new(RecordKind::Hello, SessionId::NONE, 1, body));
+            append_record(
+                &mut hello,
+                &LinkRecord::new(RecordKind::Hello, LinkSession::NONE, 1, body),
+            );
             let _ = socket.send(tungstenite::Message::Binary(hello.into()));
             while socket.read().is_ok() {}
         }

@@ -3,7 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use seawall::link::{LINK_SUBPROTOCOL, Record, RecordKind, Records, SessionId, append_record};
+use seawall::link::{
+    LINK_SUBPROTOCOL, LinkRecord, LinkSession, RecordKind, Records, append_record,
+};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
@@ -41,7 +43,7 @@ fn dial<S: Read + Write>(
 }
 
 /// Returns the next record that is no ping.
-fn next_record<S: Read + Write>(socket: &mut WebSocket<S>) -> (RecordKind, SessionId, Vec<u8>) {
+fn next_record<S: Read + Write>(socket: &mut WebSocket<S>) -> (RecordKind, LinkSession, Vec<u8>) {
     loop {
         let Message::Binary(bytes) = socket.read().unwrap() else { continue };
         for record in Records::new(&bytes, usize::MAX) {
@@ -53,7 +55,7 @@ fn next_record<S: Read + Write>(socket: &mut WebSocket<S>) -> (RecordKind, Sessi
     }
 }
 
-fn send<S: Read + Write>(socket: &mut WebSocket<S>, record: &Record<'_>) {
+fn send<S: Read + Write>(socket: &mut WebSocket<S>, record: &LinkRecord<'_>) {
     let mut bytes = Vec::new();
     append_record(&mut bytes, record);
     socket.send(Message::Binary(bytes.into())).unwrap();
@@ -66,7 +68,7 @@ fn converse<S: Read + Write>(
     metrics: impl Fn() -> String,
 ) -> WebSocket<S> {
     assert_eq!(next_record(&mut socket).0, RecordKind::Hello);
-    let hello = Record::new(RecordKind::Hello, SessionId::NONE, 1, br#"{"instance":"one"}"#);
+    let hello = LinkRecord::new(RecordKind::Hello, LinkSession::NONE, 1, br#"{"instance":"one"}"#);
     send(&mut socket, &hello);
     let ready = "seawall_links_ready{backend=\"app\"} 1\n";
     wait_until("the link is ready", || metrics().contains(ready));
@@ -75,11 +77,11 @@ fn converse<S: Read + Write>(
     let (kind, session, body) = next_record(&mut socket);
     assert_eq!(kind, RecordKind::Open);
     assert!(String::from_utf8(body).unwrap().contains("\"/game\""));
-    send(&mut socket, &Record::new(RecordKind::Accept, session, 0, b""));
+    send(&mut socket, &LinkRecord::new(RecordKind::Accept, session, 0, b""));
     client.switched();
     client.send(&raw::text("hello"));
     assert_eq!(next_record(&mut socket), (RecordKind::Text, session, b"hello".to_vec()));
-    send(&mut socket, &Record::new(RecordKind::Text, session, 0, b"welcome"));
+    send(&mut socket, &LinkRecord::new(RecordKind::Text, session, 0, b"welcome"));
     assert_eq!(client.frame(), Frame::text("welcome"));
     server.await_log("a link to the backend is open");
     socket

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
-use super::table::Link;
+use super::table::BackendLink;
 
 /// Bytes of commands that wait to be carried out, of all links; more are rejected.
 const COMMAND_BYTES_MAX: usize = 16 << 20;
@@ -15,7 +15,7 @@ const TOO_MANY: &str =
 /// A command of an application.
 #[derive(Debug)]
 pub(crate) struct LinkCommand {
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<BackendLink>,
     /// The application's number for it.
     pub(crate) number: u32,
     /// JSON.
@@ -57,7 +57,7 @@ impl CommandLine {
     }
 
     /// Passes a command on, or sends an error as its result.
-    pub(super) fn pass(&self, link: &Arc<Link>, number: u32, body: &[u8]) {
+    pub(super) fn pass(&self, link: &Arc<BackendLink>, number: u32, body: &[u8]) {
         let bytes = self.queued_bytes.fetch_add(body.len(), Ordering::Relaxed) + body.len();
         let command = LinkCommand { link: link.clone(), number, body: body.to_vec() };
         let is_passed = bytes <= COMMAND_BYTES_MAX
@@ -75,8 +75,8 @@ mod tests {
     use super::*;
     use crate::link::{RecordKind, Records};
 
-    fn link() -> Arc<Link> {
-        Link::new(LinkFacts {
+    fn link() -> Arc<BackendLink> {
+        BackendLink::new(LinkFacts {
             id: 1,
             backend: 0,
             application: "app".into(),
@@ -86,7 +86,7 @@ mod tests {
         })
     }
 
-    fn number_of_next(link: &Link) -> (u8, u32) {
+    fn number_of_next(link: &BackendLink) -> (u8, u32) {
         let records = link.take_records().unwrap();
         let record = Records::new(&records, 1000).next().unwrap().unwrap();
         (record.kind, record.number)

@@ -1,7 +1,7 @@
 //! Sorts the records of a message by the shards that they are for. No sockets, no clock.
 
 use crate::link::{
-    Record, RecordKind, Records, SESSION_BYTES, SessionId, append_record, sessions_of_many,
+    LinkRecord, LinkSession, RecordKind, Records, SESSION_BYTES, append_record, sessions_of_many,
 };
 
 /// The longest opaque body of a ping.
@@ -91,7 +91,7 @@ impl Sorter {
         Some((shard, std::mem::take(&mut self.records[usize::from(shard)])))
     }
 
-    fn append(&mut self, shard: u16, record: &Record<'_>) -> Result<(), &'static str> {
+    fn append(&mut self, shard: u16, record: &LinkRecord<'_>) -> Result<(), &'static str> {
         let records = self.records.get_mut(usize::from(shard)).ok_or(NO_SHARD)?;
         if records.is_empty() {
             self.touched.push(shard);
@@ -101,7 +101,7 @@ impl Sorter {
     }
 
     /// Appends a `many` for each shard that has some of its sessions, or several for very many.
-    fn split(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
+    fn split(&mut self, record: &LinkRecord<'_>) -> Result<(), &'static str> {
         let (sessions, payload) = sessions_of_many(record.body, record.number)
             .ok_or("a `many` is shorter than its list of sessions")?;
         let mut shards = Vec::new();
@@ -117,8 +117,8 @@ impl Sorter {
             for some in sessions.chunks(MANY_SESSIONS_MAX * SESSION_BYTES) {
                 let body = [some, payload].concat();
                 let number = (some.len() / SESSION_BYTES) as u32;
-                let session = SessionId { shard, ..SessionId::NONE };
-                self.append(shard, &Record { session, number, body: &body, ..*record })?;
+                let session = LinkSession { shard, ..LinkSession::NONE };
+                self.append(shard, &LinkRecord { session, number, body: &body, ..*record })?;
             }
         }
         Ok(())
@@ -138,11 +138,11 @@ mod tests {
 
     const SHARDS: u16 = 3;
 
-    fn session(shard: u16, slot: u32) -> SessionId {
-        SessionId { shard, token: Token { slot, generation: 7 } }
+    fn session(shard: u16, slot: u32) -> LinkSession {
+        LinkSession { shard, token: Token { slot, generation: 7 } }
     }
 
-    fn message(records: &[Record<'_>]) -> Vec<u8> {
+    fn message(records: &[LinkRecord<'_>]) -> Vec<u8> {
         let mut message = Vec::new();
         records.iter().for_each(|record| append_record(&mut message, record));
         message
@@ -154,7 +154,7 @@ mod tests {
         Ok(std::iter::from_fn(|| sorter.take()).collect())
     }
 
-    type Delivery = (SessionId, u8, RecordFlags, Vec<u8>);
+    type Delivery = (LinkSession, u8, RecordFlags, Vec<u8>);
 
     /// What each session gets, in order.
     fn deliveries(message: &[u8]) -> Vec<Delivery> {
@@ -172,7 +172,7 @@ mod tests {
         found
     }
 
-    fn any_session() -> impl Strategy<Value = SessionId> {
+    fn any_session() -> impl Strategy<Value = LinkSession> {
         (0..SHARDS, 0..4_u32).prop_map(|(shard, slot)| session(shard, slot))
     }
 
@@ -191,10 +191,10 @@ mod tests {
                     let ids: Vec<u8> = sessions.iter().flat_map(|one| one.encode()).collect();
                     let body = [&ids[..], payload].concat();
                     let count = sessions.len() as u32;
-                    let many = Record::new(RecordKind::Many, SessionId::NONE, count, &body);
+                    let many = LinkRecord::new(RecordKind::Many, LinkSession::NONE, count, &body);
                     append_record(&mut whole, &many.with(RecordFlags::BINARY));
                 } else if let Some(session) = sessions.first() {
-                    let record = Record::new(RecordKind::Text, *session, 1, payload);
+                    let record = LinkRecord::new(RecordKind::Text, *session, 1, payload);
                     append_record(&mut whole, &record);
                 }
             }
@@ -212,10 +212,10 @@ mod tests {
 
     #[test]
     fn records_about_the_link_are_noticed_and_unknown_ones_skipped() {
-        let ping = Record::new(RecordKind::Ping, SessionId::NONE, 0, b"abc");
-        let later = Record { kind: 99, ..ping };
-        let drain = Record::new(RecordKind::Drain, SessionId::NONE, 0, b"");
-        let command = Record::new(RecordKind::Command, SessionId::NONE, 1, b"{}");
+        let ping = LinkRecord::new(RecordKind::Ping, LinkSession::NONE, 0, b"abc");
+        let later = LinkRecord { kind: 99, ..ping };
+        let drain = LinkRecord::new(RecordKind::Drain, LinkSession::NONE, 0, b"");
+        let command = LinkRecord::new(RecordKind::Command, LinkSession::NONE, 1, b"{}");
         let bytes = message(&[later, ping, command, drain]);
         let mut sorter = Sorter::new(SHARDS, 100);
         let mut noticed = Vec::new();
@@ -226,8 +226,8 @@ mod tests {
 
     #[test]
     fn wrong_messages_are_rejected_with_the_reason() {
-        let of = |kind, body| message(&[Record::new(kind, session(0, 1), 1, body)]);
-        let far = Record::new(RecordKind::Text, session(SHARDS, 1), 1, b"x");
+        let of = |kind, body| message(&[LinkRecord::new(kind, session(0, 1), 1, body)]);
+        let far = LinkRecord::new(RecordKind::Text, session(SHARDS, 1), 1, b"x");
         let many = session(SHARDS, 1).encode();
         let long = [0; PING_BYTES_MAX + 1];
         for (bytes, says) in [

@@ -27,4 +27,4 @@ pub use accepted::AcceptedSocket;
 pub(crate) use commands::{LinkCommand, LinkCommands};
 pub use examine::{LinkReport, examine_links};
 pub use flow::LinkFlow;
-pub use table::{Choice, Link, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};
+pub use table::{BackendLink, Choice, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::table::{Link, LinkTable};
+use super::table::{BackendLink, LinkTable};
 use crate::metrics::{LinkGauges, Recorder};
 
 /// Counts of one application, since the start.
@@ -28,9 +28,9 @@ impl LinkCounters {
     /// Returns the counts, with the sums over the application's links.
     pub(super) fn gauges(&self, name: &str, backend: u8, table: &LinkTable) -> LinkGauges {
         let links = table.links();
-        let own: Vec<&Arc<Link>> =
+        let own: Vec<&Arc<BackendLink>> =
             links.iter().filter(|link| link.facts().backend == backend).collect();
-        let sum = |of: fn(&Link) -> u64| own.iter().map(|link| of(link)).sum();
+        let sum = |of: fn(&BackendLink) -> u64| own.iter().map(|link| of(link)).sum();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LinkGauges {
             backend: name.to_owned(),

@@ -85,10 +85,12 @@ fn whole_records(records: &[u8], room: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    const NONE: LinkSession = LinkSession::NONE;
+
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::link::{Record, RecordKind, Records, SessionId, append_record};
+    use crate::link::{LinkRecord, LinkSession, RecordKind, Records, append_record};
     use proptest::prelude::*;
 
     proptest! {
@@ -109,7 +111,7 @@ mod tests {
                 for len in lens {
                     number += 1;
                     let body = vec![0; *len];
-                    let record = Record::new(RecordKind::Text, SessionId::NONE, number, &body);
+                    let record = LinkRecord::new(RecordKind::Text, NONE, number, &body);
                     append_record(&mut records, &record);
                 }
                 queue.push_back(records);
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn a_buffer_that_fits_is_not_copied() {
         let mut records = Vec::new();
-        append_record(&mut records, &Record::new(RecordKind::Ack, SessionId::NONE, 1, b""));
+        append_record(&mut records, &LinkRecord::new(RecordKind::Ack, LinkSession::NONE, 1, b""));
         let at = records.as_ptr();
         let mut queue = Some(records);
         let message = Outbound::default().next_message(|| queue.take()).unwrap();

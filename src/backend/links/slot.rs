@@ -14,7 +14,7 @@ use super::dial::Dialing;
 use super::ending::LinkEnd;
 use super::numbers::LinkCounters;
 use super::stream::LinkStream;
-use super::table::{Link, LinkFacts};
+use super::table::{BackendLink, LinkFacts};
 use super::targets::Target;
 use super::task::{Greeting, LinkContext, OpenLink};
 use crate::backend::settings::{LinkSettings, LinkUrl};
@@ -244,7 +244,7 @@ impl LinkRegister {
     ) -> Rc<OpenLink> {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(1));
-        let link = Link::new(LinkFacts {
+        let link = BackendLink::new(LinkFacts {
             id,
             backend,
             application: application.into(),

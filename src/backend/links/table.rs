@@ -13,7 +13,7 @@ use crossbeam_queue::SegQueue;
 use tokio::sync::{Notify, oneshot};
 
 use super::questions::OpenQuestions;
-use crate::link::{Record, RecordKind, SessionId, append_record};
+use crate::link::{LinkRecord, LinkSession, RecordKind, append_record};
 
 /// What a link is, from its `hello` on.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct LinkFacts {
 
 /// A link that has said hello.
 #[derive(Debug)]
-pub struct Link {
+pub struct BackendLink {
     facts: LinkFacts,
     queue: SegQueue<Vec<u8>>,
     queue_bytes: AtomicUsize,
@@ -50,7 +50,7 @@ pub struct Link {
     wake: Notify,
 }
 
-impl Link {
+impl BackendLink {
     /// Makes a link.
     pub fn new(facts: LinkFacts) -> Arc<Self> {
         Arc::new(Self {
@@ -95,7 +95,10 @@ impl Link {
         let (sender, receiver) = oneshot::channel();
         if let Some(number) = self.questions.add(sender) {
             let mut bytes = Vec::new();
-            append_record(&mut bytes, &Record::new(RecordKind::Ask, SessionId::NONE, number, body));
+            append_record(
+                &mut bytes,
+                &LinkRecord::new(RecordKind::Ask, LinkSession::NONE, number, body),
+            );
             self.send(bytes);
         }
         receiver
@@ -104,7 +107,8 @@ impl Link {
     /// Sends the result of a command.
     pub(crate) fn send_result(&self, number: u32, json: &str) {
         let mut bytes = Vec::new();
-        let record = Record::new(RecordKind::Result, SessionId::NONE, number, json.as_bytes());
+        let record =
+            LinkRecord::new(RecordKind::Result, LinkSession::NONE, number, json.as_bytes());
         append_record(&mut bytes, &record);
         self.send(bytes);
     }
@@ -238,7 +242,7 @@ pub struct Choice {
 /// All links that have said hello, and how much they have read.
 #[derive(Debug, Default)]
 pub struct LinkTable {
-    links: ArcSwap<Vec<Arc<Link>>>,
+    links: ArcSwap<Vec<Arc<BackendLink>>>,
     /// Bytes of records on their way to shards.
     inbound_bytes: AtomicUsize,
     inbound_room: Notify,
@@ -249,7 +253,7 @@ const INBOUND_BYTES_MAX: usize = 64 << 20;
 
 impl LinkTable {
     /// Adds a link that has said hello. Only one task at a time may add or remove.
-    pub fn add(&self, link: Arc<Link>) {
+    pub fn add(&self, link: Arc<BackendLink>) {
         let mut links = Vec::clone(&self.links.load());
         links.push(link);
         self.links.store(Arc::new(links));
@@ -263,7 +267,7 @@ impl LinkTable {
     }
 
     /// Returns all links.
-    pub fn links(&self) -> Arc<Vec<Arc<Link>>> {
+    pub fn links(&self) -> Arc<Vec<Arc<BackendLink>>> {
         self.links.load_full()
     }
 
@@ -271,11 +275,11 @@ impl LinkTable {
     /// then with fewer sessions, relative to its capacity. With an affinity: a link of the instance
     /// with the highest hash together with the user (rendezvous hashing), so that an instance that
     /// comes or goes moves only its own users. `None`: no link is open.
-    pub fn choose(&self, choice: &Choice) -> Option<Arc<Link>> {
+    pub fn choose(&self, choice: &Choice) -> Option<Arc<BackendLink>> {
         let links = self.links.load();
-        let open = |link: &&Arc<Link>| link.is_open_for(choice.backend);
+        let open = |link: &&Arc<BackendLink>| link.is_open_for(choice.backend);
         if let Some(user) = choice.affinity {
-            let weight = |link: &Arc<Link>| mix(hash_text(&link.facts.instance) ^ user);
+            let weight = |link: &Arc<BackendLink>| mix(hash_text(&link.facts.instance) ^ user);
             let best = links.iter().filter(open).map(weight).max()?;
             let of_instance = links.iter().filter(open).filter(|link| weight(link) == best);
             return of_instance.min_by_key(|link| link.load()).cloned();
@@ -290,7 +294,7 @@ impl LinkTable {
     }
 
     /// Chooses the link of an application with the lowest load, for what belongs to no session.
-    pub(crate) fn choose_any(&self, backend: u8) -> Option<Arc<Link>> {
+    pub(crate) fn choose_any(&self, backend: u8) -> Option<Arc<BackendLink>> {
         let links = self.links.load();
         let open = links.iter().filter(|link| link.is_open_for(backend));
         // While all links drain, they still answer.
@@ -348,7 +352,7 @@ pub enum LinkMail {
     Ready,
     /// Whole records for sessions of this shard, in order. They were counted with
     /// [`LinkTable::add_inbound`].
-    Records { link: Arc<Link>, records: Vec<u8> },
+    Records { link: Arc<BackendLink>, records: Vec<u8> },
     /// The link's queue has room again.
     Room,
     /// The link gets no new sessions, and its sessions move when they can.
@@ -370,8 +374,8 @@ mod tests {
     use super::*;
     use crate::link::Records;
 
-    fn link(id: u32, backend: u8, instance: &str) -> Arc<Link> {
-        Link::new(LinkFacts {
+    fn link(id: u32, backend: u8, instance: &str) -> Arc<BackendLink> {
+        BackendLink::new(LinkFacts {
             id,
             backend,
             application: "app".into(),

@@ -22,11 +22,11 @@ use super::inbound::{LinkNotice, Sorter};
 use super::numbers::{LinkCounters, RoundTrips};
 use super::outbound::{Outbound, count_records};
 use super::stream::{LastHeard, LinkStream};
-use super::table::{Link, LinkMail, LinkPosts, LinkTable};
+use super::table::{BackendLink, LinkMail, LinkPosts, LinkTable};
 use crate::backend::settings::LinkSettings;
 use crate::link::{
-    BackendHello, HelloLimits, LINK_VERSION, NodeHello, Record, RecordKind, Records, SessionId,
-    append_record, decode_hello, encode_node_hello,
+    BackendHello, HelloLimits, LINK_VERSION, LinkRecord, LinkSession, NodeHello, RecordKind,
+    Records, append_record, decode_hello, encode_node_hello,
 };
 
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ pub(super) async fn exchange_hellos(
     let hello = NodeHello { node, version: env!("CARGO_PKG_VERSION"), limits };
     let body = encode_node_hello(&hello);
     let mut bytes = Vec::new();
-    let record = Record::new(RecordKind::Hello, SessionId::NONE, LINK_VERSION, &body);
+    let record = LinkRecord::new(RecordKind::Hello, LinkSession::NONE, LINK_VERSION, &body);
     append_record(&mut bytes, &record);
     let broken = |error: tungstenite::Error| LinkEnd::from_error(&error);
     stream.send(Message::Binary(bytes.into())).await.map_err(broken)?;
@@ -128,7 +128,7 @@ fn next_message(
 
 /// A link that has said hello, as its task and the flow share it.
 pub(super) struct OpenLink {
-    pub(super) link: Arc<Link>,
+    pub(super) link: Arc<BackendLink>,
     context: Rc<LinkContext>,
     counters: Arc<LinkCounters>,
     timeout: Duration,
@@ -149,7 +149,7 @@ const UNBOUNDED: Duration = Duration::MAX;
 
 impl OpenLink {
     pub(super) fn new(
-        link: Arc<Link>,
+        link: Arc<BackendLink>,
         context: &Rc<LinkContext>,
         counters: &Arc<LinkCounters>,
         timeout: Duration,
@@ -202,7 +202,7 @@ impl OpenLink {
     fn notify(&self, kind: RecordKind, body: &[u8]) {
         let mut notices = self.notices.borrow_mut();
         if notices.len() < NOTICE_BYTES_MAX {
-            append_record(&mut notices, &Record::new(kind, SessionId::NONE, 0, body));
+            append_record(&mut notices, &LinkRecord::new(kind, LinkSession::NONE, 0, body));
             self.changed.notify_one();
         }
     }

@@ -109,8 +109,8 @@ section! {
     link_queue_bytes_max: u64 = 8 << 20 => "bytes" in 65_536..=1_073_741_824,
     "Raise for many clients that send large messages at once.";
 
-    /// How long connected clients wait while no link is open; past it they are closed with 1013. 0 =
-    /// at once. New clients get 503 meanwhile.
+    /// How long connected clients wait while no link is open; past it they are closed with 1013.
+    /// 0 = at once. New clients get 503 meanwhile.
     hold_ms: u32 = 30_000 => "milliseconds" in 0..=3_600_000,
     "Set to the longest restart of the application that clients should not notice.";
 

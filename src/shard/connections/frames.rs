@@ -9,7 +9,7 @@ use super::{Connections, Goodbye, Sessions, TooMuch};
 use crate::admission::limiter::{Excess, RateBounds};
 use crate::config::{Engine, HandlerName};
 use crate::metrics::Counters;
-use crate::proto::ws::{self, CloseCode, CloseFrame, Control, OpCode, WireEvent};
+use crate::proto::ws::{self, CloseCode, CloseFrame, Control, OpCode, Payload, WireEvent};
 use crate::session::echo;
 
 /// An event that ends the processing of an input.
@@ -136,7 +136,8 @@ impl Connections {
             return self.count_frames(index);
         };
         self.work.spend_frame();
-        let (mut after, mut is_for_session, now_ns) = (None, false, self.now_ns);
+        let (mut after, mut excess, mut is_for_session) = (None, None, false);
+        let now_ns = self.now_ns;
         let (route, rates) = (&self.config.route_options[parts.route], &self.config.rates);
         let mut replies = Replies {
             outbox: parts.outbox,
@@ -156,18 +157,17 @@ impl Connections {
                 replies.counters.messages_received += 1;
                 *parts.message_tick = self.tick;
                 match self.meter.take_message(index, rates, sessions, payload.len(), now_ns) {
-                    Err(much) if route.handler != HandlerName::Hub => {
-                        after = After::from_excess(rates, much, replies.counters);
-                    }
+                    Err(much) if route.handler != HandlerName::Hub => excess = Some(much),
                     taken if route.handler != HandlerName::Echo => {
                         let budget = self.work.budget(&self.config.limits, replies.queued_bytes());
                         let context = MessageContext { index, now_ns, budget };
                         sessions.receive_message(context, kind, payload, taken.err());
                         is_for_session = true;
                     }
+                    // No effort of a codec is to be counted.
                     Ok(()) if sending.is_none() => {
                         echo::reply(kind, payload, &mut replies);
-                        return Seen::Event; // No effort of a codec is to be counted.
+                        return Seen::Event;
                     }
                     _ => echo::reply(kind, payload, &mut replies),
                 }
@@ -176,15 +176,15 @@ impl Connections {
                 replies.counters.pings_received += 1;
                 match self.meter.take_message(index, rates, sessions, payload.len(), now_ns) {
                     Ok(()) => drop(replies.queue_frame(OpCode::Control(Control::Pong), payload)),
-                    Err(much) => after = After::from_excess(rates, much, replies.counters),
+                    Err(much) => excess = Some(much),
                 }
             }
-            WireEvent::Pong(payload) => {
-                let answer = payload.as_slice().try_into().ok();
-                self.note_pong(sessions, index, answer, &mut scan.pongs);
-            }
+            WireEvent::Pong(payload) => self.note_pong(sessions, index, &payload, &mut scan.pongs),
             WireEvent::Close(frame) => after = Some(After::from_close(frame)),
             WireEvent::Failed(error) => after = Some(After::Failed(error)),
+        }
+        if let Some(much) = excess {
+            after = After::from_excess(&self.config.rates, much, &mut self.counters);
         }
         if sending.is_some() {
             self.spend_on_codecs(&mut scan.effort);
@@ -206,10 +206,11 @@ impl Connections {
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
-        answer: Option<[u8; 16]>,
+        payload: &Payload<'_>,
         pongs: &mut u32,
     ) {
         *pongs += 1;
+        let answer = payload.as_slice().try_into().ok();
         if let (Some(answer), ..=2) = (answer, *pongs) {
             self.take_pong(sessions, index, answer);
         }

@@ -201,8 +201,8 @@ impl Connections {
         Some(self.apply_verdict(sessions, index, bytes, (consumed, client, verdict, identity)))
     }
 
-    /// Applies the decision on a request, of which this many bytes were consumed. Returns the number
-    /// of unprocessed bytes behind it.
+    /// Applies the decision on a request, of which this many bytes were consumed. Returns the
+    /// number of unprocessed bytes behind it.
     fn apply_verdict(
         &mut self,
         sessions: &mut impl Sessions,

@@ -12,16 +12,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::asking::RequestBytes;
+use super::link_opening::LinkOpening;
 use super::stage::Stage;
 use super::{Connections, Sessions};
 use crate::auth::Identity;
 use crate::backend::HandshakeView;
-use crate::backend::links::{Choice, Link, hash_text};
+use crate::backend::links::{BackendLink, Choice, hash_text};
 use crate::config::AcceptRule;
 use crate::driver::{Driver, Token};
 use crate::hub::ConnectionId;
 use crate::link::{
-    AcceptBody, BodyError, OpenBody, OpenRequest, Record, RecordKind, RejectBody, SessionId,
+    AcceptBody, BodyError, LinkRecord, LinkSession, OpenBody, OpenRequest, RecordKind, RejectBody,
     append_record, decode_accept, decode_reject, encode_open,
 };
 use crate::proto::http::{Refusal, Upgrade};
@@ -33,23 +34,6 @@ pub(in crate::shard) const LINKED: u32 = 1 << 31;
 /// Handshakes that are listed before those that have ended are removed from the list.
 const LISTED_MIN: usize = 64;
 const NO_LINK: &str = "no application is connected for this path; retry later";
-
-/// A client's connection on its way to a session of an application.
-#[derive(Debug)]
-pub(in crate::shard) struct LinkOpening {
-    pub(in crate::shard) link: Arc<Link>,
-    pub(in crate::shard) connection: ConnectionId,
-    /// The identity of the token, until the application names another.
-    pub(in crate::shard) identity: Option<Arc<Identity>>,
-    /// The path, where the route does not determine it.
-    pub(in crate::shard) path: Option<Box<str>>,
-    pub(in crate::shard) subprotocol: Option<Box<str>>,
-    /// JSON that the application keeps with the session.
-    pub(in crate::shard) state: Option<Box<str>>,
-    /// The body of `open`.
-    body: Vec<u8>,
-    offered: Vec<Box<str>>,
-}
 
 /// Whether a record about a handshake found one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +81,7 @@ impl Connections {
         &mut self,
         sessions: &impl Sessions,
         index: u32,
-        link: Arc<Link>,
+        link: Arc<BackendLink>,
         identity: Option<Arc<Identity>>,
         (address, head): (Option<IpAddr>, &[u8]),
     ) -> LinkOpening {
@@ -151,7 +135,7 @@ impl Connections {
         &mut self,
         backend: Option<u8>,
         identity: Option<&Identity>,
-    ) -> Option<Arc<Link>> {
+    ) -> Option<Arc<BackendLink>> {
         let backend = backend?;
         let settings = self.config.backends.get(usize::from(backend))?.links.as_ref()?;
         let user = identity.and_then(|own| own.user.as_deref());
@@ -167,14 +151,14 @@ impl Connections {
     }
 
     /// Returns the id of a connection in records.
-    pub(in crate::shard) fn session_id(&self, index: u32) -> SessionId {
-        SessionId { shard: self.id, token: self.token(index) }
+    pub(in crate::shard) fn session_id(&self, index: u32) -> LinkSession {
+        LinkSession { shard: self.id, token: self.token(index) }
     }
 
     fn send_open(&self, index: u32, opening: &LinkOpening) {
         let session = self.session_id(index);
         let mut bytes = Vec::new();
-        append_record(&mut bytes, &Record::new(RecordKind::Open, session, 0, &opening.body));
+        append_record(&mut bytes, &LinkRecord::new(RecordKind::Open, session, 0, &opening.body));
         opening.link.send(bytes);
     }
 
@@ -192,7 +176,7 @@ impl Connections {
         let Some(opening) = asking.opening.take() else { return };
         let mut bytes = Vec::new();
         let code = u32::from(CloseCode::ABNORMAL.get());
-        append_record(&mut bytes, &Record::new(RecordKind::Close, session, code, b""));
+        append_record(&mut bytes, &LinkRecord::new(RecordKind::Close, session, code, b""));
         opening.link.send(bytes);
         opening.link.leave();
     }
@@ -210,7 +194,7 @@ impl Connections {
         &mut self,
         driver: &mut impl Driver,
         sessions: &mut impl Sessions,
-        (link, token): (&Arc<Link>, Token),
+        (link, token): (&Arc<BackendLink>, Token),
         body: &[u8],
     ) -> Result<OpeningStep, BodyError> {
         let Some((index, opening)) = self.opening(token) else {
@@ -245,7 +229,7 @@ impl Connections {
         &mut self,
         driver: &mut impl Driver,
         sessions: &mut impl Sessions,
-        (link, token): (&Arc<Link>, Token),
+        (link, token): (&Arc<BackendLink>, Token),
         body: &[u8],
     ) -> Result<OpeningStep, BodyError> {
         let Some((index, opening)) = self.opening(token) else {
@@ -299,7 +283,10 @@ impl Connections {
             link.enter();
             opening.link = link;
             let mut bytes = Vec::new();
-            append_record(&mut bytes, &Record::new(RecordKind::Open, session, 0, &opening.body));
+            append_record(
+                &mut bytes,
+                &LinkRecord::new(RecordKind::Open, session, 0, &opening.body),
+            );
             opening.link.send(bytes);
         }
         debug_assert!(self.openings.is_empty(), "reopening begins no handshake");

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::opening::LinkOpening;
+use super::link_opening::LinkOpening;
 use crate::config::Config;
 use crate::proto::http::Upgrade;
 use crate::proto::ws;

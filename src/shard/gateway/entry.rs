@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::auth::Identity;
-use crate::backend::links::Link;
+use crate::backend::links::BackendLink;
 use crate::hub::ConnectionId;
 use crate::session::gateway::UpState;
 
@@ -43,7 +43,7 @@ pub(super) struct EntryExtra {
 #[derive(Debug)]
 pub(super) struct GatewayEntry {
     /// `None` while it is held.
-    pub(super) link: Option<Arc<Link>>,
+    pub(super) link: Option<Arc<BackendLink>>,
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) up: UpState,
     pub(super) extra: Option<Box<EntryExtra>>,
@@ -71,8 +71,16 @@ impl GatewayEntry {
     }
 
     /// Returns whether it is on this link, so that the application there may send to the client.
-    pub(super) fn is_on(&self, link: &Arc<Link>) -> bool {
+    pub(super) fn is_on(&self, link: &Arc<BackendLink>) -> bool {
         self.link.as_ref().is_some_and(|own| Arc::ptr_eq(own, link))
+    }
+
+    /// Removes the session from the counts of its link.
+    pub(super) fn leave_counts(&self) {
+        if let Some(link) = &self.link {
+            link.remove_unacked(self.up.bytes());
+            link.leave();
+        }
     }
 
     /// Returns the user, if the client is identified.

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use super::entry::{DepartedEntry, Receipt, SessionPhase};
-use super::layer::release;
 use super::{Gateway, Inbound};
 use crate::auth::Identity;
-use crate::backend::links::Link;
+use crate::backend::links::BackendLink;
 use crate::config::RouteSlowReader;
 use crate::driver::{Driver, Token};
 use crate::link::{
-    AcceptBody, BodyError, CLOSE_REASON_BYTES_MAX, Record, RecordFlags, RecordKind, Records,
+    AcceptBody, BodyError, CLOSE_REASON_BYTES_MAX, LinkRecord, RecordFlags, RecordKind, Records,
     RejectBody, check_state, decode_accept, decode_reject, sessions_of_many,
 };
 use crate::proto::ws::{CloseCode, DataKind};
@@ -105,8 +104,8 @@ impl Layers {
         &mut self,
         driver: &mut impl Driver,
         connections: &mut Connections,
-        link: &Arc<Link>,
-        record: &Record<'_>,
+        link: &Arc<BackendLink>,
+        record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let token = record.session.token;
         let Some(kind) = record.known_kind() else { return Ok(()) };
@@ -138,7 +137,12 @@ impl Layers {
 impl Gateway {
     /// Returns the slot of an open session, if it is on this link. Otherwise the record was
     /// overtaken by the session's end or move, and is counted.
-    fn find(&self, connections: &mut Connections, link: &Arc<Link>, token: Token) -> Option<u32> {
+    fn find(
+        &self,
+        connections: &mut Connections,
+        link: &Arc<BackendLink>,
+        token: Token,
+    ) -> Option<u32> {
         let found = connections.find(token).filter(|index| {
             connections.is_open(*index) && self.entry(*index).is_some_and(|own| own.is_on(link))
         });
@@ -151,9 +155,9 @@ impl Gateway {
     fn apply_to_session(
         &mut self,
         connections: &mut Connections,
-        link: &Arc<Link>,
+        link: &Arc<BackendLink>,
         kind: RecordKind,
-        record: &Record<'_>,
+        record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let token = record.session.token;
         match kind {
@@ -197,8 +201,8 @@ impl Gateway {
     fn take_late_accept(
         &mut self,
         connections: &mut Connections,
-        link: &Arc<Link>,
-        record: &Record<'_>,
+        link: &Arc<BackendLink>,
+        record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let Some(index) = self.find(connections, link, record.session.token) else { return Ok(()) };
         let unix_s = self.unix_ms / 1000;
@@ -218,8 +222,8 @@ impl Gateway {
     fn take_late_reject(
         &mut self,
         connections: &mut Connections,
-        link: &Arc<Link>,
-        record: &Record<'_>,
+        link: &Arc<BackendLink>,
+        record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let Some(index) = self.find(connections, link, record.session.token) else { return Ok(()) };
         let RejectBody { status, message } = decode_reject(record.body)?;
@@ -240,7 +244,7 @@ impl Gateway {
         connections: &mut Connections,
         index: u32,
         kind: DataKind,
-        record: &Record<'_>,
+        record: &LinkRecord<'_>,
     ) {
         if !self.make_room(connections, index, record.body.len()) {
             return;
@@ -285,7 +289,7 @@ impl Gateway {
         if let Some(entry) = entry.filter(|entry| queued > high && !entry.is_slow) {
             entry.is_slow = true;
             let bytes = u32::try_from(queued).unwrap_or(u32::MAX);
-            let record = Record::new(RecordKind::Slow, session, bytes, b"");
+            let record = LinkRecord::new(RecordKind::Slow, session, bytes, b"");
             entry.link.iter().for_each(|link| outgoing.append(link, &record));
         }
         self.report_readiness(connections, index);
@@ -296,8 +300,8 @@ impl Gateway {
     fn deliver_many(
         &mut self,
         connections: &mut Connections,
-        link: &Arc<Link>,
-        record: &Record<'_>,
+        link: &Arc<BackendLink>,
+        record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let is_binary = record.flags.contains(RecordFlags::BINARY);
         let kind = if is_binary { DataKind::Binary } else { DataKind::Text };
@@ -307,7 +311,7 @@ impl Gateway {
         if !is_binary && simdutf8::basic::from_utf8(payload).is_err() {
             return Err(WrongRecord("many: the payload must be UTF-8; set the flag binary"));
         }
-        let one = Record { body: payload, flags: RecordFlags::default(), ..*record };
+        let one = LinkRecord { body: payload, flags: RecordFlags::default(), ..*record };
         for session in sessions {
             connections.work_mut().spend(REQUEST_EFFORT / 4);
             if let Some(index) = self.find(connections, link, session.token) {
@@ -336,7 +340,7 @@ impl Gateway {
     fn acknowledge_departed(
         &mut self,
         connections: &mut Connections,
-        link: &Arc<Link>,
+        link: &Arc<BackendLink>,
         token: Token,
         number: u32,
     ) -> Result<(), WrongRecord> {
@@ -351,7 +355,7 @@ impl Gateway {
         link.remove_unacked(bytes);
         *departed_bytes -= bytes;
         if one.entry.up.is_acknowledged() && !one.is_between_links() {
-            release(&one.entry);
+            one.entry.leave_counts();
             *departed_bytes -= one.bytes();
             departed.remove(&token);
         }
@@ -364,7 +368,7 @@ impl Gateway {
         &mut self,
         connections: &mut Connections,
         index: u32,
-        record: &Record<'_>,
+        record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let is_leaving =
             self.entry(index).is_some_and(|entry| entry.phase == SessionPhase::Leaving);
@@ -398,7 +402,7 @@ impl Gateway {
         reason: &str,
     ) {
         if let Some((entry, spare)) = self.entry_and_spare(index) {
-            release(entry);
+            entry.leave_counts();
             entry.link = None;
             entry.up.drop_unacknowledged(spare);
         }

@@ -71,8 +71,8 @@ impl Gateway {
         }
     }
 
-    /// Keeps a session whose connection has closed until all its messages are acknowledged. One that
-    /// is between links is kept as well, until the application learns of its end on the next one.
+    /// Keeps a session whose connection has closed until all its messages are acknowledged. One
+    /// that is between links is kept as well, until the application learns of its end on the next.
     fn keep_departed(
         &mut self,
         connections: &mut Connections,
@@ -83,13 +83,13 @@ impl Gateway {
         let (Some(backend), Some(settings)) =
             (connections.route(index).application, link_settings(connections, index))
         else {
-            return release(&entry);
+            return entry.leave_counts();
         };
         let bytes = size_of::<DepartedEntry>() + entry.up.bytes();
         if self.departed_bytes + bytes > DEPARTED_BYTES_MAX {
             connections.counters_mut().gateway_messages_lost +=
                 entry.up.unacknowledged().count() as u64;
-            return release(&entry);
+            return entry.leave_counts();
         }
         self.departed_bytes += bytes;
         let connection = ConnectionId {
@@ -108,14 +108,6 @@ impl Gateway {
             until: connections.tick() + ticks(settings.hold_ms.max(settings.drain_ms)),
         };
         self.departed.insert(connections.token(index), departed);
-    }
-}
-
-/// Removes a session from the counts of its link.
-pub(super) fn release(entry: &GatewayEntry) {
-    if let Some(link) = &entry.link {
-        link.remove_unacked(entry.up.bytes());
-        link.leave();
     }
 }
 
@@ -270,7 +262,7 @@ impl Sessions for Gateway {
         }
         let is_by_application = std::mem::take(&mut self.is_closed_by_application);
         if is_by_application || (link.is_some() && entry.up.is_acknowledged()) {
-            release(&entry);
+            entry.leave_counts();
         } else {
             self.keep_departed(connections, index, entry, code);
         }

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use super::connections::{Connections, SessionReadiness};
 use super::mail::Directory;
 use crate::backend::LinkSettings;
-use crate::backend::links::{Link, LinkMail};
+use crate::backend::links::{BackendLink, LinkMail};
 use crate::driver::Token;
 use crate::session::gateway::{SpareQueues, UpLimits};
 use commands::Disconnecting;
@@ -87,7 +87,7 @@ pub(super) struct Gateway {
 
 /// Records of a link.
 struct Inbound {
-    link: Arc<Link>,
+    link: Arc<BackendLink>,
     records: Vec<u8>,
     /// The bytes that are processed.
     start: usize,

@@ -10,11 +10,10 @@
 //! nothing more there; or else after `drain_ms`.
 
 use super::entry::{DepartedEntry, GatewayEntry, SessionPhase};
-use super::layer::release;
 use super::{Gateway, link_settings};
 use crate::backend::LinkSettings;
 use crate::driver::Token;
-use crate::link::{OpenBody, Record, RecordFlags, RecordKind, SessionId, encode_open};
+use crate::link::{LinkRecord, LinkSession, OpenBody, RecordFlags, RecordKind, encode_open};
 use crate::proto::ws::CloseCode;
 use crate::shard::connections::{Connections, Goodbye, TICK_MS, UNSET, ticks};
 
@@ -165,12 +164,9 @@ impl Gateway {
     /// there is none.
     pub(super) fn move_session(&mut self, connections: &mut Connections, index: u32) {
         let Some(entry) = self.entry_mut(index) else { return };
+        entry.leave_counts();
         let earlier = entry.link.take();
         let bytes = entry.up.bytes();
-        if let Some(link) = &earlier {
-            link.remove_unacked(bytes);
-            link.leave();
-        }
         (entry.must_leave, entry.is_slow) = (false, false);
         if let Some(extra) = &mut entry.extra {
             // Who asked for these is not on the session any more.
@@ -192,7 +188,7 @@ impl Gateway {
         let Some(entry) = entry else { return };
         link.enter();
         link.add_unacked(bytes);
-        let open = Record::new(RecordKind::Open, session, entry.up.acknowledged(), &body);
+        let open = LinkRecord::new(RecordKind::Open, session, entry.up.acknowledged(), &body);
         outgoing.append(&link, &open.with(RecordFlags::MOVED));
         let repeated = Self::send_again(outgoing, entry, &link, session);
         let counters = connections.counters_mut();
@@ -259,7 +255,7 @@ impl Gateway {
         let entry = sessions.get_mut(index as usize).and_then(Option::as_deref_mut);
         let Some(entry) = entry else { return };
         if has_other && let Some(link) = &entry.link {
-            let close = Record::new(RecordKind::Close, session, 0, b"");
+            let close = LinkRecord::new(RecordKind::Close, session, 0, b"");
             outgoing.append(link, &close.with(RecordFlags::MOVED));
             entry.phase = SessionPhase::Leaving;
         } else {
@@ -284,7 +280,7 @@ impl Gateway {
             SessionPhase::Leaving => self.move_session(connections, index),
             SessionPhase::Open if entry.must_leave => {
                 let session = connections.session_id(index);
-                let close = Record::new(RecordKind::Close, session, 0, b"");
+                let close = LinkRecord::new(RecordKind::Close, session, 0, b"");
                 if let Some(link) = entry.link.clone() {
                     self.outgoing.append(&link, &close.with(RecordFlags::MOVED));
                 }
@@ -326,7 +322,7 @@ impl Gateway {
         let Self { departed, departed_bytes, outgoing, .. } = self;
         let Some(one) = departed.get_mut(&token) else { return };
         let bytes = one.entry.up.bytes();
-        release(&one.entry);
+        one.entry.leave_counts();
         one.entry.link = None;
         let identity = one.entry.identity.clone();
         let chosen = connections.choose_link(Some(one.backend), identity.as_deref());
@@ -340,8 +336,8 @@ impl Gateway {
             path: path.unwrap_or(&one.path),
             ..open_body(&one.entry)
         });
-        let session = SessionId { shard, token };
-        let open = Record::new(RecordKind::Open, session, one.entry.up.acknowledged(), &body);
+        let session = LinkSession { shard, token };
+        let open = LinkRecord::new(RecordKind::Open, session, one.entry.up.acknowledged(), &body);
         outgoing.append(&link, &open.with(RecordFlags::MOVED));
         let repeated = Self::send_again(outgoing, &one.entry, &link, session);
         let counters = connections.counters_mut();
@@ -350,7 +346,7 @@ impl Gateway {
         outgoing.close(&link, session, one.code);
         (one.entry.link, one.entry.phase) = (Some(link), SessionPhase::Open);
         if one.entry.up.is_acknowledged() {
-            release(&one.entry);
+            one.entry.leave_counts();
             *departed_bytes -= one.bytes();
             departed.remove(&token);
         }
@@ -366,7 +362,7 @@ impl Gateway {
             let is_over = one.is_between_links() && tick >= one.until;
             if is_over {
                 *departed_bytes -= one.bytes();
-                release(&one.entry);
+                one.entry.leave_counts();
                 let lost = &mut connections.counters_mut().gateway_messages_lost;
                 *lost += one.entry.up.unacknowledged().count() as u64;
             }

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::entry::GatewayEntry;
-use crate::backend::links::Link;
+use crate::backend::links::BackendLink;
 use crate::driver::Token;
-use crate::link::{Record, RecordFlags, RecordKind, SessionId, append_record};
+use crate::link::{LinkRecord, LinkSession, RecordFlags, RecordKind, append_record};
 use crate::proto::ws::DataKind;
 use crate::shard::connections::{Connections, SessionReadiness};
 
 /// A turn's records, by link.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing(Vec<(Arc<Link>, Vec<u8>)>);
+pub(super) struct Outgoing(Vec<(Arc<BackendLink>, Vec<u8>)>);
 
 impl Outgoing {
     /// Appends a record.
-    pub(super) fn append(&mut self, link: &Arc<Link>, record: &Record<'_>) {
+    pub(super) fn append(&mut self, link: &Arc<BackendLink>, record: &LinkRecord<'_>) {
         // There are few links, and most records of a turn are for the last one.
         let at = self.0.iter().rposition(|(own, _)| Arc::ptr_eq(own, link));
         let at = at.unwrap_or_else(|| {
@@ -27,8 +27,8 @@ impl Outgoing {
     }
 
     /// Appends the end of a session.
-    pub(super) fn close(&mut self, link: &Arc<Link>, session: SessionId, code: u32) {
-        self.append(link, &Record::new(RecordKind::Close, session, code, b""));
+    pub(super) fn close(&mut self, link: &Arc<BackendLink>, session: LinkSession, code: u32) {
+        self.append(link, &LinkRecord::new(RecordKind::Close, session, code, b""));
     }
 
     /// Queues the records for their links.
@@ -63,13 +63,13 @@ impl Gateway {
         let entry = sessions.get_mut(index as usize).and_then(Option::as_deref_mut);
         let Some(entry) = entry else { return };
         let token = Token { slot: index, generation: entry.generation };
-        let session = SessionId { shard, token };
+        let session = LinkSession { shard, token };
         let number = entry.up.push(kind, payload, spare);
         // While it has no link or leaves one, the message waits for the next link.
         let Some(link) = entry.link.as_ref() else { return };
         link.add_unacked(payload.len());
         if entry.is_open() {
-            let record = Record::new(message_kind(kind), session, number, payload);
+            let record = LinkRecord::new(message_kind(kind), session, number, payload);
             outgoing.append(link, &record);
         }
     }
@@ -78,13 +78,13 @@ impl Gateway {
     pub(super) fn send_again(
         outgoing: &mut Outgoing,
         entry: &GatewayEntry,
-        link: &Arc<Link>,
-        session: SessionId,
+        link: &Arc<BackendLink>,
+        session: LinkSession,
     ) -> u64 {
         let mut count = 0;
         for (number, message) in entry.up.unacknowledged() {
             let kind = message_kind(message.kind);
-            let record = Record::new(kind, session, number, &message.payload);
+            let record = LinkRecord::new(kind, session, number, &message.payload);
             outgoing.append(link, &record.with(RecordFlags::REDELIVERED));
             count += 1;
         }
@@ -105,7 +105,7 @@ impl Gateway {
                 if queued > 0 && first.position.is_none_or(|position| sent_bytes < position) {
                     break;
                 }
-                let record = Record::new(RecordKind::Sent, session, first.number, b"");
+                let record = LinkRecord::new(RecordKind::Sent, session, first.number, b"");
                 entry.link.iter().for_each(|link| outgoing.append(link, &record));
                 extra.receipts.pop_front();
             }
@@ -113,7 +113,7 @@ impl Gateway {
         if entry.is_slow && queued <= low {
             entry.is_slow = false;
             let bytes = u32::try_from(queued).unwrap_or(u32::MAX);
-            let record = Record::new(RecordKind::Ready, session, bytes, b"");
+            let record = LinkRecord::new(RecordKind::Ready, session, bytes, b"");
             entry.link.iter().for_each(|link| outgoing.append(link, &record));
         }
         // Whether the client is read from changes only where that is reconsidered: not here, while

@@ -5,7 +5,7 @@
 
 use super::entry::SessionPhase;
 use super::{Gateway, link_settings};
-use crate::backend::links::Link;
+use crate::backend::links::BackendLink;
 use crate::shard::connections::{Connections, TICK_MS};
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ impl Gateway {
         &mut self,
         connections: &mut Connections,
         index: u32,
-        links: &[Arc<Link>],
+        links: &[Arc<BackendLink>],
     ) -> bool {
         let Some(entry) = self.entry(index) else { return true };
         let may_move = entry.phase == SessionPhase::Open
@@ -101,7 +101,7 @@ impl Gateway {
 }
 
 /// Returns whether a link has clearly more than its share of the sessions of its application.
-fn is_overloaded(link: &Link, links: &[Arc<Link>]) -> bool {
+fn is_overloaded(link: &BackendLink, links: &[Arc<BackendLink>]) -> bool {
     let facts = link.facts();
     let of_backend = || {
         let open = links.iter().filter(|one| !one.is_draining() && !one.is_closed());

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seawall::backend::links::{Link, LinkFacts, LinkMail, LinkPosts};
+use seawall::backend::links::{BackendLink, LinkFacts, LinkMail, LinkPosts};
 use seawall::driver::sim::Network;
 use seawall::link::{
-    Record, RecordFlags, RecordKind, Records, SessionId, append_record, sessions_of_many,
+    LinkRecord, LinkSession, RecordFlags, RecordKind, Records, append_record, sessions_of_many,
 };
 use seawall::shard::mail::Directory;
 
@@ -36,8 +36,8 @@ struct OnLink {
 
 /// A link, as the application sees it.
 struct End {
-    link: Arc<Link>,
-    sessions: BTreeMap<SessionId, OnLink>,
+    link: Arc<BackendLink>,
+    sessions: BTreeMap<LinkSession, OnLink>,
     is_draining: bool,
 }
 
@@ -82,7 +82,7 @@ impl Application {
     /// A link says hello.
     pub(crate) fn connect(&mut self) {
         self.next_id += 1;
-        let link = Link::new(LinkFacts {
+        let link = BackendLink::new(LinkFacts {
             id: self.next_id,
             backend: 0,
             application: "app".into(),
@@ -166,7 +166,7 @@ impl Application {
         }
     }
 
-    fn take(&mut self, at: usize, record: &Record<'_>) {
+    fn take(&mut self, at: usize, record: &LinkRecord<'_>) {
         let seed = self.seed;
         match record.known_kind().unwrap() {
             RecordKind::Open => self.open(at, record),
@@ -177,7 +177,7 @@ impl Application {
                     return;
                 };
                 assert!(self.known.contains_key(&own.connection), "seed {seed}");
-                let close = Record::new(RecordKind::Close, record.session, 0, b"");
+                let close = LinkRecord::new(RecordKind::Close, record.session, 0, b"");
                 self.send(at, &close.with(RecordFlags::MOVED));
             }
             RecordKind::Close => {
@@ -195,7 +195,7 @@ impl Application {
         }
     }
 
-    fn open(&mut self, at: usize, record: &Record<'_>) {
+    fn open(&mut self, at: usize, record: &LinkRecord<'_>) {
         let seed = self.seed;
         let body: serde_json::Value = serde_json::from_slice(record.body).unwrap();
         let connection = body["connection"].as_str().unwrap().to_owned();
@@ -221,12 +221,12 @@ impl Application {
         assert!(earlier.is_none(), "seed {seed}: a session is opened once on a link");
         if !is_moved {
             let body = br#"{"user":"u","state":{"n":1}}"#;
-            self.send(at, &Record::new(RecordKind::Accept, record.session, 0, body));
+            self.send(at, &LinkRecord::new(RecordKind::Accept, record.session, 0, body));
         }
     }
 
     /// Handles a message, and checks the order and the bounds.
-    fn handle(&mut self, at: usize, record: &Record<'_>) {
+    fn handle(&mut self, at: usize, record: &LinkRecord<'_>) {
         let (seed, limits) = (self.seed, self.limits);
         // What comes after the application's own close is not handled.
         let Some(own) = self.ends[at].sessions.get_mut(&record.session) else { return };
@@ -252,7 +252,7 @@ impl Application {
 
     /// Acknowledges and sends, each with this chance.
     fn work(&mut self, at: usize, percent: u64) {
-        let sessions: Vec<SessionId> = self.ends[at].sessions.keys().copied().collect();
+        let sessions: Vec<LinkSession> = self.ends[at].sessions.keys().copied().collect();
         for session in sessions {
             if self.chance(percent) {
                 self.acknowledge(at, session);
@@ -263,7 +263,7 @@ impl Application {
         }
     }
 
-    fn acknowledge(&mut self, at: usize, session: SessionId) {
+    fn acknowledge(&mut self, at: usize, session: LinkSession) {
         let own = self.ends[at].sessions.get_mut(&session).unwrap();
         if own.acknowledged == own.arrived {
             return;
@@ -271,21 +271,21 @@ impl Application {
         own.acknowledged = own.arrived;
         own.unacked.clear();
         let number = own.arrived;
-        self.send(at, &Record::new(RecordKind::Ack, session, number, b""));
+        self.send(at, &LinkRecord::new(RecordKind::Ack, session, number, b""));
     }
 
     /// Sends the client its next number.
-    fn greet(&mut self, at: usize, session: SessionId) {
+    fn greet(&mut self, at: usize, session: LinkSession) {
         let own = &self.ends[at].sessions[&session];
         let known = self.known.get_mut(&own.connection).unwrap();
         known.sent += 1;
         let text = format!("{}", known.sent);
-        let record = Record::new(RecordKind::Text, session, known.sent, text.as_bytes());
+        let record = LinkRecord::new(RecordKind::Text, session, known.sent, text.as_bytes());
         let wants_receipt = self.chance(30);
         self.send(at, &if wants_receipt { record.with(RecordFlags::RECEIPT) } else { record });
     }
 
-    fn send(&self, at: usize, record: &Record<'_>) {
+    fn send(&self, at: usize, record: &LinkRecord<'_>) {
         let link = self.ends[at].link.clone();
         let mut records = Vec::new();
         append_record(&mut records, record);
@@ -298,12 +298,12 @@ impl Application {
     pub(crate) fn broadcast(&self, at: usize, text: &str) {
         for shard in 0..self.directory.shard_count() {
             let of_shard = self.ends[at].sessions.keys().filter(|id| id.shard == shard);
-            let ids: Vec<SessionId> = of_shard.copied().collect();
+            let ids: Vec<LinkSession> = of_shard.copied().collect();
             let mut body: Vec<u8> = ids.iter().flat_map(|id| id.encode()).collect();
             body.extend_from_slice(text.as_bytes());
             assert!(sessions_of_many(&body, ids.len() as u32).is_some());
-            let session = SessionId { shard, ..SessionId::NONE };
-            self.send(at, &Record::new(RecordKind::Many, session, ids.len() as u32, &body));
+            let session = LinkSession { shard, ..LinkSession::NONE };
+            self.send(at, &LinkRecord::new(RecordKind::Many, session, ids.len() as u32, &body));
         }
     }
 
@@ -312,7 +312,7 @@ impl Application {
         for at in 0..self.ends.len() {
             let sessions = std::mem::take(&mut self.ends[at].sessions);
             for session in sessions.into_keys() {
-                self.send(at, &Record::new(RecordKind::Close, session, code, b"done"));
+                self.send(at, &LinkRecord::new(RecordKind::Close, session, code, b"done"));
             }
         }
     }

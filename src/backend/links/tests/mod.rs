@@ -10,22 +10,22 @@ use tungstenite::Message;
 
 use super::dial::Dialing;
 use super::targets::Target;
-use super::{Link, LinkMail};
+use super::{BackendLink, LinkMail};
 use crate::backend::client::tls_config;
 use crate::backend::settings::LinkUrl;
 use crate::driver::Token;
 use crate::link::{
-    HEADER_BYTES, Record, RecordKind, Records, SessionId, append_record, sessions_of_many,
+    HEADER_BYTES, LinkRecord, LinkSession, RecordKind, Records, append_record, sessions_of_many,
 };
 use peer::{Peer, World, patiently, settings};
 
-fn session(shard: u16, slot: u32) -> SessionId {
-    SessionId { shard, token: Token { slot, generation: 1 } }
+fn session(shard: u16, slot: u32) -> LinkSession {
+    LinkSession { shard, token: Token { slot, generation: 1 } }
 }
 
 fn record_of(kind: RecordKind, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    append_record(&mut bytes, &Record::new(kind, session(1, 2), 1, body));
+    append_record(&mut bytes, &LinkRecord::new(kind, session(1, 2), 1, body));
     bytes
 }
 
@@ -53,10 +53,10 @@ async fn both_sides_say_hello_and_shards_learn_of_the_link() {
 async fn records_go_to_the_shards_of_their_sessions() {
     let world = World::start(|_| ()).await;
     let mut peer = world.accept_link().await;
-    let ids = [session(0, 1), session(2, 5), session(0, 2)].map(SessionId::encode);
+    let ids = [session(0, 1), session(2, 5), session(0, 2)].map(LinkSession::encode);
     let mut message = record_of(RecordKind::Ack, b"");
     let body = [&ids.concat()[..], b"all"].concat();
-    let many = Record::new(RecordKind::Many, SessionId::NONE, 3, &body);
+    let many = LinkRecord::new(RecordKind::Many, LinkSession::NONE, 3, &body);
     append_record(&mut message, &many);
     peer.send_bytes(message).await;
     assert_eq!(world.mail.records_of(1, 1).await, record_of(RecordKind::Ack, b""));
@@ -78,7 +78,7 @@ async fn a_wrong_hello_is_no_link() {
         (RecordKind::Hello, 1, "{}", "hello: the body"),
     ] {
         let mut peer = world.accept().await;
-        peer.send(kind, SessionId::NONE, number, body.as_bytes()).await;
+        peer.send(kind, LinkSession::NONE, number, body.as_bytes()).await;
         let (code, reason) = peer.closed().await;
         assert!(code == 1002 && reason.contains(says), "{code} {reason}");
     }
@@ -92,7 +92,7 @@ async fn a_wrong_hello_is_no_link() {
 }
 
 /// Opens a link, lets the peer or a shard do something wrong, and returns the close.
-async fn ended_by(act: impl AsyncFnOnce(&mut Peer, &Link)) -> (u16, String) {
+async fn ended_by(act: impl AsyncFnOnce(&mut Peer, &BackendLink)) -> (u16, String) {
     let world = World::start(|_| ()).await;
     let mut peer = world.accept_link().await;
     let link = world.link().await;
@@ -137,14 +137,14 @@ async fn silence_ends_a_link() {
 async fn pings_are_answered_in_both_directions() {
     let world = World::start(|_| ()).await;
     let mut peer = world.accept_link().await;
-    peer.send(RecordKind::Ping, SessionId::NONE, 0, b"abc").await;
+    peer.send(RecordKind::Ping, LinkSession::NONE, 0, b"abc").await;
     assert_eq!(peer.next_record().await.kind, RecordKind::Hello);
     let pong = peer.next_record().await;
     assert_eq!((pong.kind, &*pong.body), (RecordKind::Pong, &b"abc"[..]));
     let mut count = 0;
     while count == 0 {
         // Reading answers the node's pings.
-        peer.send(RecordKind::Ping, SessionId::NONE, 0, b"").await;
+        peer.send(RecordKind::Ping, LinkSession::NONE, 0, b"").await;
         peer.next_record().await;
         count += world.flow.take_times().unwrap().histogram().len();
     }
@@ -156,7 +156,7 @@ async fn a_link_that_drains_is_replaced_and_ends_without_sessions() {
     let mut old = world.accept_link().await;
     let link = world.link().await;
     link.enter();
-    old.send(RecordKind::Drain, SessionId::NONE, 0, b"").await;
+    old.send(RecordKind::Drain, LinkSession::NONE, 0, b"").await;
     world.mail.find_all("draining", 1, |mail| matches!(mail, LinkMail::Draining)).await;
     let mut new = world.accept_link().await;
     world.mail.find_all("second link", 2, |mail| matches!(mail, LinkMail::Ready)).await;
@@ -191,7 +191,7 @@ async fn a_full_queue_has_room_once_the_application_reads() {
     let body = vec![7; 50_000];
     for number in 1..=RECORDS {
         let mut bytes = Vec::new();
-        append_record(&mut bytes, &Record::new(RecordKind::Text, session(1, 2), number, &body));
+        append_record(&mut bytes, &LinkRecord::new(RecordKind::Text, session(1, 2), number, &body));
         link.send(bytes);
     }
     // Both sides only write, more than sockets hold.
@@ -316,7 +316,7 @@ async fn wss_is_verified_with_the_authorities_that_are_named() {
         let mut socket = patiently("upgrade", Box::pin(socket)).await.unwrap();
         let mut hello = Vec::new();
         let body = br#"{"instance":"secure"}"#;
-        append_record(&mut hello, &Record::new(RecordKind::Hello, SessionId::NONE, 1, body));
+        append_record(&mut hello, &LinkRecord::new(RecordKind::Hello, LinkSession::NONE, 1, body));
         socket.send(Message::Binary(hello.into())).await.unwrap();
     };
     let (dialed, ()) = tokio::join!(trusted.dial(&target), serve);

@@ -16,7 +16,7 @@ use crate::backend::settings::{BackendSettings, LinkSettings, LinkToken, LinkUrl
 use crate::backend::signature::Signer;
 use crate::events::EventKinds;
 use crate::link::{
-    LINK_SUBPROTOCOL, LINK_VERSION, Record, RecordKind, Records, SessionId, append_record,
+    LINK_SUBPROTOCOL, LINK_VERSION, LinkRecord, LinkSession, RecordKind, Records, append_record,
 };
 use crate::outer::OuterThread;
 
@@ -164,7 +164,7 @@ impl World {
     }
 
     /// Waits for the only link of the table.
-    pub(super) async fn link(&self) -> Arc<crate::backend::links::Link> {
+    pub(super) async fn link(&self) -> Arc<crate::backend::links::BackendLink> {
         self.mail.find_all("ready", 1, |mail| matches!(mail, LinkMail::Ready)).await;
         self.table.links()[0].clone()
     }
@@ -213,18 +213,18 @@ impl Peer {
 
     pub(super) async fn say_hello(&mut self, instance: &str) {
         let body = format!(r#"{{"instance":"{instance}","capacity":7}}"#);
-        self.send(RecordKind::Hello, SessionId::NONE, LINK_VERSION, body.as_bytes()).await;
+        self.send(RecordKind::Hello, LinkSession::NONE, LINK_VERSION, body.as_bytes()).await;
     }
 
     pub(super) async fn send(
         &mut self,
         kind: RecordKind,
-        session: SessionId,
+        session: LinkSession,
         number: u32,
         body: &[u8],
     ) {
         let mut bytes = Vec::new();
-        append_record(&mut bytes, &Record::new(kind, session, number, body));
+        append_record(&mut bytes, &LinkRecord::new(kind, session, number, body));
         self.send_bytes(bytes).await;
     }
 
@@ -237,14 +237,14 @@ impl Peer {
         loop {
             while let Some(record) = self.received.pop_front() {
                 if record.kind == RecordKind::Ping {
-                    self.send(RecordKind::Pong, SessionId::NONE, 0, &record.body).await;
+                    self.send(RecordKind::Pong, LinkSession::NONE, 0, &record.body).await;
                 } else {
                     return record;
                 }
             }
             let message = patiently("record", self.socket.next()).await.unwrap().unwrap();
             let Message::Binary(bytes) = message else { panic!("{message:?}") };
-            let read = |record: Record<'_>| HeardRecord {
+            let read = |record: LinkRecord<'_>| HeardRecord {
                 kind: record.known_kind().unwrap(),
                 number: record.number,
                 body: record.body.to_vec(),
