@@ -9,7 +9,7 @@ use super::{Connections, Goodbye, Sessions, TooMuch};
 use crate::admission::limiter::{Excess, RateBounds};
 use crate::config::{Engine, HandlerName};
 use crate::metrics::Counters;
-use crate::proto::ws::{self, CloseCode, CloseFrame, Control, OpCode, Payload, WireEvent};
+use crate::proto::ws::{self, CloseCode, CloseFrame, Control, OpCode, WireEvent};
 use crate::session::echo;
 
 /// An event that ends the processing of an input.
@@ -136,8 +136,7 @@ impl Connections {
             return self.count_frames(index);
         };
         self.work.spend_frame();
-        let (mut after, mut excess, mut is_for_session) = (None, None, false);
-        let now_ns = self.now_ns;
+        let (mut after, mut excess, mut is_for_session, now_ns) = (None, None, false, self.now_ns);
         let (route, rates) = (&self.config.route_options[parts.route], &self.config.rates);
         let mut replies = Replies {
             outbox: parts.outbox,
@@ -164,11 +163,6 @@ impl Connections {
                         sessions.receive_message(context, kind, payload, taken.err());
                         is_for_session = true;
                     }
-                    // No effort of a codec is to be counted.
-                    Ok(()) if sending.is_none() => {
-                        echo::reply(kind, payload, &mut replies);
-                        return Seen::Event;
-                    }
                     _ => echo::reply(kind, payload, &mut replies),
                 }
             }
@@ -179,12 +173,12 @@ impl Connections {
                     Err(much) => excess = Some(much),
                 }
             }
-            WireEvent::Pong(payload) => self.note_pong(sessions, index, &payload, &mut scan.pongs),
+            WireEvent::Pong(payload) => {
+                let answer = payload.as_slice().try_into().ok();
+                self.note_pong(sessions, index, answer, &mut scan.pongs);
+            }
             WireEvent::Close(frame) => after = Some(After::from_close(frame)),
             WireEvent::Failed(error) => after = Some(After::Failed(error)),
-        }
-        if let Some(much) = excess {
-            after = After::from_excess(&self.config.rates, much, &mut self.counters);
         }
         if sending.is_some() {
             self.spend_on_codecs(&mut scan.effort);
@@ -192,7 +186,13 @@ impl Connections {
         if is_for_session {
             sessions.finish_message(self, index);
         }
-        after.map_or(Seen::Event, Seen::Follow)
+        after.or_else(|| self.judge_excess(excess)).map_or(Seen::Event, Seen::Follow)
+    }
+
+    /// Returns what follows from more messages than the rate limit allows.
+    #[inline]
+    fn judge_excess(&mut self, excess: Option<TooMuch>) -> Option<After> {
+        After::from_excess(&self.config.rates, excess?, &mut self.counters)
     }
 
     /// Counts the codecs' effort since the last call.
@@ -206,11 +206,10 @@ impl Connections {
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
-        payload: &Payload<'_>,
+        answer: Option<[u8; 16]>,
         pongs: &mut u32,
     ) {
         *pongs += 1;
-        let answer = payload.as_slice().try_into().ok();
         if let (Some(answer), ..=2) = (answer, *pongs) {
             self.take_pong(sessions, index, answer);
         }
