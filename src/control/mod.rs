@@ -105,10 +105,8 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     let (orders, ordered) = Orders::new();
     let reloads = Reloads::new(reloader);
     let last_reload = reloads.last();
-    tokio::spawn(memory::watch_memory(server.directory(), server.live_config()));
     signals::log_ignored();
-    tokio::spawn(keys::watch_keys(server.directory(), server.live_config()));
-    tokio::spawn(file_watch::watch_files(server.live_config(), orders.clone()));
+    start_watching(&server, &orders);
     let _renewal = start_renewal(&server, &orders);
     let peers = find_peers(&server);
     let state = admin::State::new(
@@ -150,6 +148,13 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         tracing::info!("all connections closed");
     }
     end
+}
+
+/// Starts the tasks that watch memory, keys and files.
+fn start_watching(server: &Server, orders: &Orders) {
+    tokio::spawn(memory::watch_memory(server.directory(), server.live_config()));
+    tokio::spawn(keys::watch_keys(server.directory(), server.live_config()));
+    tokio::spawn(file_watch::watch_files(server.live_config(), orders.clone()));
 }
 
 /// Sends applications what waits for them.
