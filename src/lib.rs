@@ -126,6 +126,9 @@
 //!   every admission count has returned to zero.
 //! - Above the memory limit new work is rejected, in a fixed order; no existing connection is
 //!   closed.
+//! - A client of a gateway is closed by no loss of a link, and no message of it is lost: each is
+//!   handled at least once, in order, and repeats are marked. A record from a link that a session
+//!   has left changes nothing.
 //! - A steady echo allocates nothing.
 //! - The bytes counted are the bytes moved, and the sum of all readings equals what was recorded,
 //!   also for a shard that has ended.
@@ -167,6 +170,16 @@
 //! application ([`hooks::HookDesk`]) bounds, caches and shares questions. Outcomes name their
 //! connection by its slot and generation, so a late one reaches no other connection. An answer
 //! becomes an identity or a grant, which clients keep as tickets: a resumption asks nothing.
+//!
+//! **Gateway.** What clients of a gateway route send goes to an application over a few links, and
+//! back ([`link`] is the wire format, `src/link/LINK.md` its document). A shard owns the sessions
+//! of its connections (`shard/gateway`): it chooses the link, numbers messages, keeps them until
+//! they are acknowledged, and moves sessions when a link is lost or drains. The outer thread owns
+//! the links' sockets ([`backend::links`]): it joins the records that shards have queued, and
+//! passes what arrives to shards by mail, in whole records. The application's acceptance is awaited
+//! in the stage of an application's decision, so nothing of HTTP can follow the 101. Below the
+//! shard's turn, `shard/layers.rs` passes each call of a connection to the layer of its session: the
+//! hub or the gateway.
 //!
 //! **Reloads.** A validated [`config::Config`] is immutable. SIGHUP makes a new one and fits it to
 //! the old one (`config::reload`): options that only take effect at the start keep their values,
@@ -220,7 +233,7 @@
 //! - `auth`: `events`, `text`
 //! - `backend`: `driver`, `events`, `hooks`, `hub`, `link`, `metrics`, `outer`, `proto`
 //! - `cli`: `acme`, `auth`, `backend`, `cluster`, `config`, `control`, `driver`, `guard`,
-//!   `server`, `text`, `tls`
+//!   `link`, `server`, `text`, `tls`
 //! - `cluster`: `driver`, `hub`, `metrics`, `outer`
 //! - `config`: `acme`, `admission`, `auth`, `backend`, `cluster`, `driver`, `events`, `hooks`,
 //!   `proto`, `tls`

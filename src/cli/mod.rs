@@ -9,6 +9,7 @@ mod doctor;
 mod drain;
 mod flags;
 mod kick;
+mod link;
 mod load;
 mod nodes;
 mod print;
@@ -68,6 +69,8 @@ enum Command {
     Nodes(nodes::Arguments),
     /// Disconnect a user or a connection of a running server
     Kick(kick::Arguments),
+    /// Act as an application behind a gateway, and show the records of its links
+    Link(link::Arguments),
     /// Show the state of a running server
     Status(status::Arguments),
     /// Reload the configuration of a running server
@@ -101,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Connections(arguments) => connections::run(&arguments),
         Command::Nodes(arguments) => nodes::run(&arguments),
         Command::Kick(arguments) => kick::run(&arguments),
+        Command::Link(arguments) => link::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),

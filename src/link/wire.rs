@@ -74,6 +74,16 @@ impl RecordKind {
         Self::Pong,
     ];
 
+    /// Returns its name in the document.
+    pub fn name(self) -> &'static str {
+        const NAMES: [&str; RecordKind::ALL.len()] = [
+            "hello", "open", "accept", "reject", "text", "binary", "ack", "sent", "slow", "ready",
+            "close", "state", "many", "ask", "answer", "command", "result", "drain", "ping",
+            "pong",
+        ];
+        NAMES[self as usize - 1]
+    }
+
     /// Returns the kind with this number; `None` if this version knows none.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
@@ -94,6 +104,18 @@ impl RecordFlags {
     /// The payload of a `many` is binary.
     pub const BINARY: Self = Self(8);
 
+    /// Returns the names of the flags that are set.
+    pub fn names(self) -> Vec<&'static str> {
+        let names = [
+            (Self::MOVED, "moved"),
+            (Self::REDELIVERED, "redelivered"),
+            (Self::RECEIPT, "receipt"),
+            (Self::BINARY, "binary"),
+        ];
+        let set = names.into_iter().filter(|(flag, _)| self.contains(*flag));
+        set.map(|(_, name)| name).collect()
+    }
+
     /// Returns whether all of these flags are set.
     pub fn contains(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
@@ -102,14 +124,7 @@ impl RecordFlags {
 
 impl fmt::Debug for RecordFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [
-            (Self::MOVED, "moved"),
-            (Self::REDELIVERED, "redelivered"),
-            (Self::RECEIPT, "receipt"),
-            (Self::BINARY, "binary"),
-        ];
-        let set = names.iter().filter(|(flag, _)| self.contains(*flag));
-        f.debug_list().entries(set.map(|(_, name)| name)).finish()
+        f.debug_list().entries(self.names()).finish()
     }
 }
 
