@@ -62,6 +62,8 @@ pub enum Command {
     ServeUring(ServeUringArgs),
     /// Serve a bare TCP echo on epoll, the limit of the comparisons.
     ServeEpoll(ServeArgs),
+    /// Act as an application behind a gateway, which echoes on the links that a server dials.
+    Gateway(ServeArgs),
 }
 
 /// Arguments of every load.

@@ -8,7 +8,7 @@
 //! `hostile`, of which some use `schedule`, `pulse`, `bystanders`, `policy` and `returning`.
 //! `crew` are the threads, `recorder` keeps their latencies, `monitor` shows them meanwhile. `run`
 //! measures a load with `cpu` and `kernel`, prints a `report`, and holds it to what is `expect`ed;
-//! `plot` draws reports.
+//! `plot` draws reports. `gateway` is the application of loads through a gateway.
 //!
 //! A new load is a module that implements [`fleet::Load`], its arguments in `cli`, and a function
 //! from arguments to report in `run`; frames other than the sheet's are sent with
@@ -31,6 +31,7 @@ pub mod expect;
 pub mod fanout;
 pub mod fault;
 pub mod fleet;
+pub mod gateway;
 pub mod hold;
 pub mod hostile;
 pub mod kernel;

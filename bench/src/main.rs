@@ -6,7 +6,7 @@ use clap::Parser as _;
 
 use seawall_bench::cli::{Cli, Command};
 use seawall_bench::crew::Failure;
-use seawall_bench::{bare, plot, run};
+use seawall_bench::{bare, gateway, plot, run};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -26,6 +26,11 @@ fn main() -> ExitCode {
             .map_err(Failure::from),
         Command::ServeEpoll(args) => bare::listen(args.address, args.congestion())
             .and_then(|listener| bare::epoll::serve(&listener))
+            .map_err(Failure::from),
+        Command::Gateway(args) => bare::listen(args.address, args.congestion())
+            .and_then(|listener| {
+                gateway::serve(&listener, &format!("bench-{}", std::process::id()))
+            })
             .map_err(Failure::from),
     };
     match outcome {
