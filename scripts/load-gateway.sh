@@ -101,7 +101,7 @@ for ((round = 1; round <= rounds; round++)); do
     records=$(($(metric seawall_link_records_) - before))
     each=-
     ((records == 0)) || [[ $path == echo ]] || each=$((($(outer_ns) - before_ns) / records))
-    rows+=("$path $round $(value "$path-$round" p50_ns 1000) $(value "$path-$round" p99_ns 1000) \
+    rows+=("$path $round $(value "$path-$round" latency_p50_ns 1000) $(value "$path-$round" latency_p99_ns 1000) \
 $(value "$path-$round" per_second 1 0) $each")
   done
 done

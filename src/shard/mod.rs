@@ -65,6 +65,12 @@ pub enum Life {
     Finished,
 }
 
+/// Returns whether a route's messages go to an application over links.
+fn has_gateway(config: &Config) -> bool {
+    let is_linked = |route: &RouteOptions| route.handler == HandlerName::Gateway;
+    config.route_options.iter().any(is_linked)
+}
+
 /// A connection handed over to this shard whose socket has not arrived: listener, peer, accept time
 /// (µs).
 type Expected = (u8, Option<SocketAddr>, u32);
@@ -120,9 +126,7 @@ impl<D: Driver> Shard<D> {
         directory.set_bell(id, driver.bell());
         let make_hub = |shared| Hub::new(id, directory.len(), shared, driver.bell());
         let hub = directory.hub().map(make_hub);
-        let has_links = |route: &RouteOptions| route.handler == HandlerName::Gateway;
-        let has_gateway = config.route_options.iter().any(has_links);
-        let gateway = has_gateway.then(|| Gateway::new(id, directory.clone()));
+        let gateway = has_gateway(&config).then(|| Gateway::new(id, directory.clone()));
         let mut connections = Connections::new::<D>(id, config, directory, now_ns, seed);
         let accepts = connections.config().engine.accepts_per_listener;
         let owed = vec![accepts; listeners.len()];
@@ -442,6 +446,10 @@ impl<D: Driver> Shard<D> {
         let shared = self.connections.directory().hub();
         if let (Some(hub), Some(shared)) = (&mut self.layers.hub, shared) {
             hub.apply_config(shared);
+        }
+        if has_gateway(&config) && self.layers.gateway.is_none() {
+            let directory = self.connections.directory().clone();
+            self.layers.gateway = Some(Gateway::new(self.connections.id(), directory));
         }
         self.connections.apply_config(config);
     }

@@ -139,6 +139,8 @@ impl Gateway {
             LinkMail::Draining => self.sweep.request(),
             LinkMail::Lost { .. } => {
                 self.has_lost_links = true;
+                // Room in the queue of a lost link is never reported.
+                self.has_room = true;
                 self.sweep.request();
             }
         }
