@@ -79,6 +79,7 @@ start_server "$(cat <<TOML
 [[backend]]
 name = "app"
 links = ["ws://127.0.0.1:$((port + 2))/", "ws://127.0.0.1:$((port + 3))/"]
+links_per_node = 8
 
 [[route]]
 path = "/echo"
@@ -88,7 +89,7 @@ path = "/gateway"
 handler = "gateway"
 TOML
 )"
-await "the first link" seawall_links_ready 4
+await "the links" seawall_links_ready 4
 
 common=(--connections "$connections" --size "$size" --duration "$seconds" --warmup 1 --depth 1)
 table=(path round p50_us p99_us per_second outer_ns_a_record)
@@ -111,7 +112,7 @@ printf '%s\n' "${rows[@]}" | column -t
 load_path=/gateway
 before_kib=$(rss_anon_kib)
 taskset -c "$load_core" "$BENCH" hold "$scheme://127.0.0.1:$port$load_path" "${trust[@]}" \
-  --connections "$idle" --duration 60 --park >"$out/hold.log" 2>&1 &
+  --connections "$idle" --hold 60 --park >"$out/hold.log" 2>&1 &
 holder=$!
 await "$idle sessions" seawall_link_sessions "$idle"
 echo "$idle idle sessions: $((($(rss_anon_kib) - before_kib) * 1024 / idle)) bytes each, slot included"
