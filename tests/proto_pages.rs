@@ -12,7 +12,7 @@ use seawall::proto::http::{
 };
 use seawall::web;
 
-const FILES: [(&str, &str, &[u8]); 7] = [
+const FILES: [(&str, &str, &[u8]); 9] = [
     ("/", "text/html; charset=utf-8", include_bytes!("../src/web/index.html")),
     (
         "/playground.js",
@@ -32,7 +32,22 @@ const FILES: [(&str, &str, &[u8]); 7] = [
         include_bytes!("../src/web/seawall/channel.js"),
     ),
     ("/seawall.d.ts", "text/plain; charset=utf-8", include_bytes!("../src/web/seawall.d.ts")),
+    (
+        "/link/seawall-link.mjs",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../src/web/link/node/seawall-link.mjs"),
+    ),
+    (
+        "/link/seawall_link.py",
+        "text/x-python; charset=utf-8",
+        include_bytes!("../src/web/link/python/seawall_link.py"),
+    ),
 ];
+
+/// Whether a page is of a library, and not of the playground.
+fn is_of_library(path: &str) -> bool {
+    path.starts_with("/seawall") || path.starts_with("/link/")
+}
 
 /// An answer in parts.
 struct Answer {
@@ -196,7 +211,7 @@ fn the_playground_is_fenced_and_the_library_is_for_all() {
         assert_eq!(answer.field("Referrer-Policy"), "no-referrer");
         assert_eq!(answer.maybe("Access-Control-Allow-Origin"), None);
     }
-    for path in ["/seawall.js", "/seawall/base.js", "/seawall/channel.js", "/seawall.d.ts"] {
+    for (path, ..) in FILES.into_iter().filter(|(path, ..)| is_of_library(path)) {
         assert_eq!(ask("GET", path, "").field("Access-Control-Allow-Origin"), "*");
     }
     let page = String::from_utf8(FILES[0].2.to_vec()).expect("a page is text");
@@ -225,7 +240,7 @@ fn what_is_no_page_is_refused() {
     let library_only = web::make_pages(false);
     for (path, _, _) in FILES {
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
-        let status = if path.starts_with("/seawall") { 200 } else { 404 };
+        let status = if is_of_library(path) { 200 } else { 404 };
         assert_eq!(ask_of(&library_only, Vec::new(), &request).status, status, "{path}");
     }
 }

@@ -1,8 +1,9 @@
-//! Pages for browsers: the client library, and a playground page to try it.
+//! Pages: the client library, a playground page to try it, and the libraries for applications
+//! behind links, which are for downloads.
 //!
 //! The files are in this folder and part of the binary. They are compressed once, when the first
 //! shard starts, and shared by all shards; a request for one costs a copy of 12 KB at most. The
-//! folder is also an npm package.
+//! folder is also an npm package, and `link` has one for Node and one for Python.
 //!
 //! Pages of every origin may read the library, because applications seldom live on the edge server
 //! itself. The playground is for its own origin only, runs only its two scripts, and cannot be
@@ -25,15 +26,21 @@ const PLAYGROUND: &str = "Content-Security-Policy: default-src 'none'; script-sr
 const LIBRARY: &str = "Content-Security-Policy: default-src 'none'\r\n\
     Access-Control-Allow-Origin: *\r\nCross-Origin-Resource-Policy: cross-origin\r\n";
 
-/// The pages of the server: the client library, and the playground if enabled.
+/// The pages of the server: the libraries, and the playground if enabled.
 pub fn make_pages(playground: bool) -> Pages {
     // The library imports its parts by relative paths, so that it works behind a path prefix.
     let (base, channel) = (include_bytes!("seawall/base.js"), include_bytes!("seawall/channel.js"));
+    let (node, python) = (
+        include_bytes!("link/node/seawall-link.mjs"),
+        include_bytes!("link/python/seawall_link.py"),
+    );
     let mut pages = vec![
         make_page("/seawall.js", SCRIPT, LIBRARY, include_bytes!("seawall.js")),
         make_page("/seawall/base.js", SCRIPT, LIBRARY, base),
         make_page("/seawall/channel.js", SCRIPT, LIBRARY, channel),
         make_page("/seawall.d.ts", SCRIPT_TYPES, LIBRARY, include_bytes!("seawall.d.ts")),
+        make_page("/link/seawall-link.mjs", SCRIPT, LIBRARY, node),
+        make_page("/link/seawall_link.py", "text/x-python; charset=utf-8", LIBRARY, python),
     ];
     if playground {
         let style = "text/css; charset=utf-8";

@@ -37,8 +37,22 @@ fn a_route_of_the_same_path_wins() {
     assert_eq!(get(&server, "/seawall.d.ts", "").0, 200);
 }
 
+/// Applications behind links get their library there; without a hub, there is nothing to play with.
 #[test]
-fn without_a_hub_there_are_no_pages() {
+fn with_gateway_routes_alone_there_are_the_libraries() {
+    let config = "[[backend]]\nname = \"app\"\nlinks = [\"ws://127.0.0.1:1\"]\n\
+        [[route]]\npath = \"/game\"\nhandler = \"gateway\"\nbackend = \"app\"\n";
+    let server = Server::start(config);
+    let (status, answer) = get(&server, "/link/seawall-link.mjs", "");
+    assert_eq!(status, 200);
+    assert!(answer.ends_with(include_str!("../../src/web/link/node/seawall-link.mjs")));
+    assert_eq!(get(&server, "/link/seawall_link.py", "").0, 200);
+    assert_eq!(get(&server, "/seawall.js", "").0, 200);
+    assert_eq!(get(&server, "/", "").0, 404);
+}
+
+#[test]
+fn without_sessions_there_are_no_pages() {
     let server = Server::start("[[route]]\npath = \"/echo\"\n");
     assert_eq!(get(&server, "/", "").0, 404);
     assert_eq!(get(&server, "/seawall.js", "").0, 404);

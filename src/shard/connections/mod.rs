@@ -223,7 +223,7 @@ impl Connections {
         let pools =
             Pools::new(config.engine.buffer_bytes as usize, config.engine.pool_bytes_max as usize);
         let pages = match directory.hub() {
-            Some(_) => crate::web::shared_pages(config.hub.playground),
+            Some(_) => crate::web::shared_pages(config.hub.playground && config.has_hub()),
             None => Arc::new(Pages::new(Vec::new())),
         };
         let (tick, stopwatch) = (timers::tick_of(now_ns), D::stopwatch());
@@ -287,7 +287,7 @@ impl Connections {
         self.inflaters.set_limits(config.inflate_limits());
         self.work.apply_config(&config);
         if self.directory.hub().is_some() {
-            self.pages = crate::web::shared_pages(config.hub.playground);
+            self.pages = crate::web::shared_pages(config.hub.playground && config.has_hub());
         }
         self.directory.set_epoch(self.id, config.epoch);
         if config.lowers_stays(&self.config) {

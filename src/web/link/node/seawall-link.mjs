@@ -320,8 +320,8 @@ export class Session {
   async #run(request) {
     const { backend } = this._link;
     backend._active.add(this);
-    const refuse = (error) => this.#refuse(request.moved, error);
-    if (await backend._try("open", this, (open) => this.#open(open, request), refuse)) {
+    const open = (handler) => this.#open(handler, request);
+    if (await backend._try("open", this, open, (error) => this.#reject(error))) {
       while (this.#inbox.length > 0 || !this.#end) {
         const message = this.#inbox.shift();
         if (message) await this.#handle(...message);
@@ -358,13 +358,11 @@ export class Session {
     return true;
   }
 
-  /** A client that was moved here has been accepted before: it can only be closed. */
-  #refuse(isMoved, error) {
+  /** Rejects the client; closes it if it is connected already. */
+  #reject(error) {
     const { status, message } = error instanceof Reject ? error : new Reject(503, FAILED);
-    const code = status === 503 ? HANDLER_FAILED : 4403;
     const body = encodeJson({ status, message: message || undefined });
     if (this.#hasLeft) this._link.ack(this, this.#number);
-    else if (isMoved) this._link.write(KIND.close, 0, this._key, code, EMPTY);
     else this._link.write(KIND.reject, 0, this._key, 0, body);
     this.#isMoving = false;
     this.#finish(undefined, true);
