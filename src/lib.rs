@@ -178,8 +178,8 @@
 //! the links' sockets ([`backend::links`]): it joins the records that shards have queued, and
 //! passes what arrives to shards by mail, in whole records. The application's acceptance is awaited
 //! in the stage of an application's decision, so nothing of HTTP can follow the 101. Below the
-//! shard's turn, `shard/layers.rs` passes each call of a connection to the layer of its session: the
-//! hub or the gateway.
+//! shard's turn, `shard/layers.rs` passes each call of a connection to the layer of its session:
+//! the hub or the gateway.
 //!
 //! **Reloads.** A validated [`config::Config`] is immutable. SIGHUP makes a new one and fits it to
 //! the old one (`config::reload`): options that only take effect at the start keep their values,
