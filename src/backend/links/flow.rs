@@ -1,7 +1,8 @@
 //! Keeps the links of all applications: a task on the outer thread, and its handle.
 //!
 //! It resolves the names of an application's URLs again and again, and spreads the links over their
-//! addresses. Each link has a slot, a task that dials and dials again. Where the application drains
+//! addresses. An address that fails for long gets a single link, which notices when that is over.
+//! Each link has a slot, a task that dials and dials again. Where the application drains
 //! a link, another slot takes over its place, and the old one ends with its link. An address that
 //! is gone, or a URL that a reload has removed, gets its links drained, then closed.
 
@@ -23,7 +24,7 @@ use super::dial::Dialing;
 use super::numbers::{LinkCounters, RoundTrips};
 use super::slot::{FailureLog, LinkRegister, Slot};
 use super::table::{LinkPosts, LinkTable};
-use super::targets::spread;
+use super::targets::{Target, spread_over_working};
 use super::task::LinkContext;
 use crate::backend::client::tls_config;
 use crate::backend::settings::{BackendSettings, LinkSettings, LinkUrl};
@@ -226,7 +227,9 @@ impl Application {
     fn fit_slots(&mut self, node: &str) -> Vec<Rc<Slot>> {
         self.slots.retain(|slot| !slot.has_ended());
         let per_node = self.links().map_or(0, |links| links.per_node);
-        let wanted = spread(&self.resolved, per_node, node);
+        let failing = self.slots.iter().filter(|slot| slot.is_failing());
+        let failing: Vec<Target> = failing.map(|slot| slot.target.clone()).collect();
+        let wanted = spread_over_working(&self.resolved, &failing, per_node, node);
         let mut counts: Vec<u32> = wanted.iter().map(|(_, count)| *count).collect();
         for slot in self.slots.iter().filter(|slot| slot.is_active()) {
             match wanted.iter().position(|(target, _)| *target == slot.target) {

@@ -24,6 +24,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A link that was open for so long has not failed at its start.
 const SETTLED: Duration = Duration::from_secs(5);
+/// An address that has failed for so long gets no more links than one.
+const FAILING_TIME: Duration = Duration::from_secs(10);
 /// Failures of an application are logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,8 @@ pub(super) struct Slot {
     open: RefCell<Option<Rc<OpenLink>>>,
     /// Failures in a row.
     failures: Cell<u32>,
+    /// When the first of them happened.
+    failed: Cell<Option<Instant>>,
     /// Whether the first of them was logged.
     is_logged: Cell<bool>,
 }
@@ -59,6 +63,7 @@ impl Slot {
             ending: Notify::new(),
             open: RefCell::new(None),
             failures: Cell::new(failures),
+            failed: Cell::new(None),
             is_logged: Cell::new(false),
         }
     }
@@ -66,6 +71,12 @@ impl Slot {
     /// Returns whether it keeps a link to its address.
     pub(super) fn is_active(&self) -> bool {
         self.state.get() == SlotState::Active
+    }
+
+    /// Returns whether it has failed for long.
+    pub(super) fn is_failing(&self) -> bool {
+        let has_failed = self.failed.get().is_some_and(|at| at.elapsed() >= FAILING_TIME);
+        self.is_active() && has_failed
     }
 
     /// Returns whether its task has ended.
@@ -134,7 +145,7 @@ impl Slot {
                     }
                 }
                 Err(failure) => {
-                    self.failures.set(self.failures.get().saturating_add(1));
+                    self.note_failure();
                     LinkCounters::add(&dialing.counters.dial_failures, 1);
                     log.log_failure(&self.is_logged, address, &failure);
                 }
@@ -149,26 +160,48 @@ impl Slot {
         open: &Rc<OpenLink>,
         (stream, greeting): (LinkStream, Greeting),
     ) -> LinkEnd {
-        let since = Instant::now();
-        let settle = || {
-            let is_settled = since.elapsed() >= SETTLED;
-            let failures = if is_settled { 1 } else { self.failures.get().saturating_add(1) };
-            self.failures.set(failures);
-        };
+        let is_settled = Cell::new(false);
         let leave = || {
             if self.is_active() {
-                settle();
+                if !is_settled.get() {
+                    self.note_failure();
+                }
                 self.state.set(SlotState::Left);
                 register.change();
             }
         };
         self.open.replace(Some(open.clone()));
-        let end = register.run(open, (stream, greeting), &leave).await;
+        let running = register.run(open, (stream, greeting), &leave);
+        tokio::pin!(running);
+        let end = tokio::select! {
+            end = &mut running => end,
+            () = tokio::time::sleep(SETTLED) => {
+                is_settled.set(true);
+                self.settle(register);
+                running.await
+            }
+        };
         self.open.replace(None);
-        if self.is_active() {
-            settle();
+        if !is_settled.get() && self.is_active() {
+            self.note_failure();
         }
         end
+    }
+
+    fn note_failure(&self) {
+        self.failures.set(self.failures.get().saturating_add(1));
+        if self.failed.get().is_none() {
+            self.failed.set(Some(Instant::now()));
+        }
+    }
+
+    /// Notes that the link has been open for long.
+    fn settle(&self, register: &LinkRegister) {
+        // The next one is dialed almost at once.
+        self.failures.set(1);
+        if self.failed.take().is_some() {
+            register.change();
+        }
     }
 
     /// Waits after failures: a random time, so that nodes do not dial all at once.

@@ -12,14 +12,34 @@ pub(super) struct Target {
     pub(super) address: SocketAddr,
 }
 
-/// Spreads a node's links over all addresses of all URLs, evenly; each URL that has an address gets
-/// at least one. Where there are more addresses than links, each node chooses others, and chooses
-/// the same ones as long as they are there.
-pub(super) fn spread(
+/// Spreads a node's links over the addresses that do not fail, as [`spread`] does; one that fails
+/// gets a link only to notice when that is over. Where all fail, they are treated alike.
+pub(super) fn spread_over_working(
     resolved: &[(LinkUrl, Vec<SocketAddr>)],
+    failing: &[Target],
     links: u32,
     node: &str,
 ) -> Vec<(Target, u32)> {
+    let (mut working, mut probed) = (Vec::new(), Vec::new());
+    for (url, addresses) in resolved {
+        let target = |address: &SocketAddr| Target { url: url.clone(), address: *address };
+        let fails = |address: &SocketAddr| failing.contains(&target(address));
+        let (failing, other): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(fails);
+        probed.extend(failing.iter().map(|address| (target(address), 1)));
+        working.push((url.clone(), other));
+    }
+    if working.iter().all(|(_, addresses)| addresses.is_empty()) {
+        return spread(resolved, links, node);
+    }
+    let mut spread = spread(&working, links, node);
+    spread.extend(probed);
+    spread
+}
+
+/// Spreads a node's links over all addresses of all URLs, evenly; each URL that has an address gets
+/// at least one. Where there are more addresses than links, each node chooses others, and chooses
+/// the same ones as long as they are there.
+fn spread(resolved: &[(LinkUrl, Vec<SocketAddr>)], links: u32, node: &str) -> Vec<(Target, u32)> {
     let rank = |target: &Target| {
         mix(hash_text(&format!("{node} {} {}", target.url.as_str(), target.address)))
     };
@@ -78,6 +98,39 @@ mod tests {
             prop_assert!(counts().max().unwrap_or(0) <= counts().min().unwrap_or(0) + 1);
             for (at, (target, _)) in spread.iter().enumerate() {
                 prop_assert!(spread[..at].iter().all(|(other, _)| other != target), "each once");
+            }
+        }
+
+        /// What fails takes no link from the others, and is dialed all the same.
+        #[test]
+        fn failing_addresses_are_probed(
+            hosts in prop::collection::vec(prop::collection::btree_set(0..9_u8, 0..6), 1..4),
+            fails in prop::collection::vec(any::<bool>(), 27),
+            links in 1..12_u32,
+        ) {
+            let hosts: Vec<Vec<u8>> =
+                hosts.into_iter().map(|hosts| hosts.into_iter().collect()).collect();
+            let resolved = resolved(&hosts);
+            let all = |all: &[(LinkUrl, Vec<SocketAddr>)]| -> Vec<Target> {
+                all.iter().flat_map(|(url, addresses)| addresses.iter().map(|address| {
+                    Target { url: url.clone(), address: *address }
+                })).collect()
+            };
+            let targets = all(&resolved);
+            let mut fails = fails.into_iter();
+            let failing: Vec<Target> =
+                targets.iter().filter(|_| fails.next() == Some(true)).cloned().collect();
+            let spread = spread_over_working(&resolved, &failing, links, "node");
+            let count = |target: &Target| -> u32 {
+                spread.iter().filter(|(other, _)| other == target).map(|(_, count)| count).sum()
+            };
+            let working = targets.iter().filter(|target| !failing.contains(target));
+            let total: u32 = working.clone().map(count).sum();
+            if working.clone().next().is_some() {
+                prop_assert!(total >= links);
+                prop_assert!(failing.iter().all(|target| count(target) == 1));
+            } else if !targets.is_empty() {
+                prop_assert!(failing.iter().map(count).sum::<u32>() >= links);
             }
         }
 
