@@ -25,7 +25,7 @@ use crate::link::{
 
 /// Acts as an application behind a gateway: accepts the links that a server dials and every client,
 /// acknowledges every message, and prints each record as a line of JSON. It prints the line for
-/// `links` of the [[backend]] that is to use it.
+/// `links` of the application that is to be watched.
 ///
 /// Runs until SIGINT or SIGTERM. Exit codes: 1 it cannot listen, or the token cannot be read.
 #[derive(Debug, clap::Args)]
