@@ -115,9 +115,14 @@ fn backend(
     })
 }
 
+/// Returns whether an application can be asked, over HTTP or over its links.
+fn takes_questions(written: &file::Backend) -> bool {
+    !written.hook_url.is_empty() || links::has_links(written)
+}
+
 fn hook_settings(written: &file::Backend) -> Option<HookSettings> {
     let url = Some(written.hook_url.clone()).filter(|url| !url.is_empty());
-    if url.is_none() && !links::has_links(written) {
+    if !takes_questions(written) {
         return None;
     }
     let limits = HookLimits {
@@ -273,7 +278,7 @@ pub(super) fn connect_routes(
             faults.0.push(fault("backend", links::NEEDS_LINKS.into()));
             continue;
         }
-        if asks && backend.is_none_or(|backend| backend.hook_url.is_empty()) {
+        if asks && !backend.is_some_and(takes_questions) {
             faults.0.push(fault("connect", NEEDS_HOOKS.into()));
         }
         let deadline_ms = file.timeouts.handshake_timeout_ms;
@@ -290,8 +295,7 @@ pub(super) fn connect_routes(
             && let Some((_, own)) = options.get_mut(index)
         {
             own.events.backend = at as u8;
-            let takes_part = is_gateway || !backend.hook_url.is_empty();
-            own.application = takes_part.then_some(at as u8);
+            own.application = takes_questions(backend).then_some(at as u8);
             own.connect = route.connect;
             let kinds = parse_kinds(&backend.events).unwrap_or_default();
             own.events.kinds = kinds.only(|kind| has_sessions && kind.is_of_connection());
@@ -313,7 +317,7 @@ pub(super) fn of_channel(
     let fault = |text: String| ("events", format!("events {text}"));
     let asks = [("subscribe", written.subscribe), ("publish", written.publish)];
     if let Some((key, _)) = asks.into_iter().find(|(_, access)| *access == Access::Backend)
-        && backend.is_none_or(|backend| backend.hook_url.is_empty())
+        && !backend.is_some_and(takes_questions)
     {
         return Err((key, format!("{key} = \"backend\" {NEEDS_HOOKS}")));
     }

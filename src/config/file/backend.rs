@@ -25,8 +25,9 @@ section! {
     events: Vec<String> = Vec::new(),
     "List only what the application uses: each event costs it a part of a request.";
 
-    /// Address to which questions (hooks) are sent with POST; empty = none are asked. Calls of
-    /// clients go there; routes and channels choose what else the application decides.
+    /// Address to which questions (hooks) are sent with POST; empty = they go over links, if the
+    /// application has any. Calls of clients go there; routes and channels choose what else the
+    /// application decides.
     hook_url: String = String::new(),
     "Set where the application decides who may connect, subscribe or publish, or answers calls.";
 
