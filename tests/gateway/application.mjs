@@ -1,6 +1,6 @@
 // An application over the Node library, which does what its messages say: a script of the tests.
-// Prints `listening on PORT`, and then an event in JSON per line. TOKEN is what links present; with
-// DIAL, it connects to that URL with the key KEY.
+// Prints `listening on PORT`, and then an event in JSON per line. TOKEN is what links present; PORT
+// is where it listens; with DIAL, it connects to that URL with the key KEY. SIGTERM drains it.
 
 import { Backend, Reject } from '../../src/web/link/node/seawall-link.mjs';
 
@@ -38,6 +38,25 @@ const commands = {
   },
   drain: () => { backend.drain().then(() => print({ event: 'drained' })); },
   stop: () => { backend.close(); },
+  who: (session) => {
+    const { connection, user, state } = session;
+    session.send(JSON.stringify({ connection, user, state, instance }));
+  },
+  // Sends until the client is known to be slow.
+  fill: async (session) => {
+    const sent = [];
+    let count = 0;
+    for (; !session.isSlow; count += 1) {
+      sent.push(session.send('x'.repeat(65_536), { receipt: true }));
+      // Two are queued behind the one that waits.
+      const slow = gate(`slow ${session.connection}`).closed;
+      if (sent.length > 2) await Promise.race([sent.shift(), slow]);
+    }
+    print({ event: 'filled', count });
+  },
+  flood: (session, [count]) => {
+    for (let at = 0; at < Number(count); at += 1) session.send('x'.repeat(65_536));
+  },
 };
 
 const opened = {
@@ -46,10 +65,12 @@ const opened = {
   silent: () => { throw new Reject(401); },
   throw: () => { throw new Error('as asked'); },
   full: () => ({ user: 'ann', info: { name: 'Ann' }, state: { from: 'open' }, subprotocol: 'x' }),
+  ann: () => ({ user: 'ann', state: { from: 'open' } }),
   early: (session) => { session.send('early'); },
   wait: (session) => gate('open').closed,
 };
 
+const instance = process.env.INSTANCE ?? 'app-1';
 const backend = new Backend({
   open(session, { moved, query, state, user, headers }) {
     print({ event: 'open', connection: session.connection, path: session.path,
@@ -67,16 +88,23 @@ const backend = new Backend({
   },
   close: (session, { code, reason, moved }) =>
     print({ event: 'close', connection: session.connection, code, reason, moved }),
-  slow: (session, bytes) => print({ event: 'slow', connection: session.connection, bytes }),
-  ready: (session, bytes) => print({ event: 'ready', connection: session.connection, bytes }),
+  slow(session, bytes) {
+    gate(`slow ${session.connection}`).open();
+    print({ event: 'slow', connection: session.connection, bytes });
+  },
+  ready(session, bytes) {
+    gates.delete(`slow ${session.connection}`);
+    print({ event: 'ready', connection: session.connection, bytes });
+  },
   ask(question, session) {
     if (question.method === 'throw') throw new Error('as asked');
     const sum = question.content.reduce((all, one) => all + one, 0);
     return { content: { sum, connection: session?.connection ?? null } };
   },
   drain: () => print({ event: 'drain' }),
-}, { token: process.env.TOKEN || undefined, instance: 'app-1' });
+}, { token: process.env.TOKEN || undefined, instance });
 
-const { port } = await backend.listen(0);
+const { port } = await backend.listen(Number(process.env.PORT ?? 0));
 console.log(`listening on ${port}`);
+process.once('SIGTERM', () => backend.drain().then(() => process.exit()));
 if (process.env.DIAL) await backend.connectTo(process.env.DIAL, process.env.KEY);

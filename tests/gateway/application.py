@@ -1,11 +1,12 @@
 """An application over the Python library, which does what its messages say: a script of the tests.
-Prints `listening on PORT`, and then an event in JSON per line. TOKEN is what links present; with
-DIAL, it connects to that URL with the key KEY.
+Prints `listening on PORT`, and then an event in JSON per line. TOKEN is what links present; PORT is
+where it listens; with DIAL, it connects to that URL with the key KEY. SIGTERM drains it.
 """
 
 import asyncio
 import json
 import os
+import signal
 
 from seawall_link import Backend, CommandError, Reject
 
@@ -17,7 +18,8 @@ def show(**event):
 class Application:
     def __init__(self):
         self.gates = {}
-        self.backend = Backend(self, token=os.environ.get("TOKEN") or (), instance="app-1")
+        self.instance = os.environ.get("INSTANCE", "app-1")
+        self.backend = Backend(self, token=os.environ.get("TOKEN") or (), instance=self.instance)
 
     def gate(self, name):
         return self.gates.setdefault(name, asyncio.Event())
@@ -40,6 +42,8 @@ class Application:
         if query == "full":
             return {"user": "ann", "info": {"name": "Ann"}, "state": {"from": "open"},
                     "subprotocol": "x"}
+        if query == "ann":
+            return {"user": "ann", "state": {"from": "open"}}
         if query == "early":
             session.send("early")
         if query == "wait":
@@ -62,9 +66,11 @@ class Application:
         show(event="close", connection=session.connection, **end._asdict())
 
     def slow(self, session, size):
+        self.gate(f"slow {session.connection}").set()
         show(event="slow", connection=session.connection, bytes=size)
 
     def ready(self, session, size):
+        self.gate(f"slow {session.connection}").clear()
         show(event="ready", connection=session.connection, bytes=size)
 
     def ask(self, question, session):
@@ -141,14 +147,38 @@ class Application:
     async def do_stop(self, session):
         self.backend.close()
 
+    async def do_who(self, session):
+        session.send(json.dumps({"connection": session.connection, "user": session.user,
+                                 "state": session.state, "instance": self.instance}))
+
+    async def do_fill(self, session):
+        """Sends until the client is known to be slow."""
+        sent, count = [], 0
+        while not session.is_slow:
+            sent.append(session.send("x" * 65536, receipt=True))
+            # Two are queued behind the one that waits.
+            if len(sent) > 2:
+                slow = asyncio.ensure_future(self.gate(f"slow {session.connection}").wait())
+                await asyncio.wait([sent.pop(0), slow], return_when=asyncio.FIRST_COMPLETED)
+                slow.cancel()
+            count += 1
+        show(event="filled", count=count)
+
+    async def do_flood(self, session, count):
+        for _ in range(int(count)):
+            session.send("x" * 65536)
+
 
 async def main():
     backend = Application().backend
-    _, port = await backend.listen(0)
+    _, port = await backend.listen(int(os.environ.get("PORT", "0")))
     print(f"listening on {port}", flush=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     if os.environ.get("DIAL"):
         await backend.connect_to(os.environ["DIAL"], os.environ["KEY"])
-    await asyncio.Event().wait()
+    await stop.wait()
+    await backend.drain()
 
 
 asyncio.run(main())

@@ -99,12 +99,42 @@ impl Application {
         wait_until("the application logs it", || self.errors.lock().unwrap().contains(text));
     }
 
-    /// Ends it as a supervisor does; returns whether it has succeeded.
-    pub(crate) fn terminate(&mut self) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    /// The events up to one that is looked for.
+    #[track_caller]
+    pub(crate) fn events_until(&self, mut is_it: impl FnMut(&Value) -> bool) -> Vec<Value> {
+        let mut events = Vec::new();
+        loop {
+            events.push(self.event());
+            if events.last().is_some_and(&mut is_it) {
+                return events;
+            }
+        }
     }
 
+    /// Ends it as a supervisor does.
+    pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub(crate) fn signal(&self, name: &str) {
+        let (signal, id) = (format!("-{name}"), self.child.id().to_string());
+        assert!(Command::new("kill").args([signal, id]).status().unwrap().success());
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The events that nothing has asked for, of one that has ended.
+    pub(crate) fn last_events(&self) -> Vec<Value> {
+        // The pipe ends with the process.
+        self.lines.iter().map(|line| serde_json::from_str(&line).unwrap()).collect()
+    }
+
+    /// Waits until it ends; returns whether it has succeeded.
     pub(crate) fn succeeds(&mut self) -> bool {
         let mut status = None;
         wait_until("the application ends", || {

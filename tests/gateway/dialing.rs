@@ -12,8 +12,11 @@ use crate::application::{Application, programs};
 use crate::peer::{Peer, SUBPROTOCOL, session};
 use crate::record::Record;
 
-/// Accepts a link as a node does; returns it with the request.
-fn accept(listener: &TcpListener, is_known: bool) -> (Option<WebSocket<TcpStream>>, Request) {
+/// Accepts a link; returns it with the request.
+pub(crate) fn accept(
+    listener: &TcpListener,
+    is_known: bool,
+) -> (Option<WebSocket<TcpStream>>, Request) {
     let (stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let seen = Arc::<Mutex<Option<Request>>>::default();

@@ -1,5 +1,6 @@
 //! The application side of gateway routes: the libraries for Node and Python against a Seawall that
-//! the tests script, record by record, and what the documents of links show.
+//! the tests script, record by record, and against a real one; the real one against backends that
+//! fail; and what the documents of links show.
 
 #[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
 #[path = "../support/mod.rs"]
@@ -11,6 +12,13 @@ mod dialing;
 mod document;
 mod endings;
 mod handshake;
+mod live;
+mod live_chat;
+mod live_outages;
+mod live_redeploys;
+mod live_scripted;
+mod live_services;
+mod live_slow;
 mod messages;
 mod moves;
 mod peer;

@@ -12,7 +12,7 @@ use tungstenite::handshake::client::Response;
 use tungstenite::{Bytes, HandshakeError, Message, WebSocket};
 
 use crate::PATIENCE;
-use crate::record::{ACCEPT, ACK, HELLO, NO_SESSION, OPEN, Record, Session};
+use crate::record::{ACCEPT, ACK, HELLO, NO_SESSION, OPEN, PING, Record, Session};
 
 pub(crate) const SUBPROTOCOL: &str = "seawall.link.v1";
 /// Unsolicited pongs are signs of life. That of a client is masked, with zeros.
@@ -101,9 +101,21 @@ impl Peer {
     /// Exchanges hellos; returns that of the backend.
     #[track_caller]
     pub(crate) fn greet_any(&mut self) -> Value {
+        self.greet_with(hello(1 << 20))
+    }
+
+    /// Exchanges hellos as a backend.
+    #[track_caller]
+    pub(crate) fn greet_as_backend(&mut self) {
+        let hello = json!({"instance": "scripted"}).to_string();
+        self.greet_with(Record::new(HELLO, NO_SESSION, 1, hello));
+    }
+
+    #[track_caller]
+    fn greet_with(&mut self, hello: Record) -> Value {
         let (stream, life) = (Arc::downgrade(&self.writing), self.life);
         std::thread::spawn(move || live(&stream, life));
-        self.send(&[hello(1 << 20)]);
+        self.send(&[hello]);
         let hello = self.expect(HELLO);
         assert_eq!((hello.session, hello.number), (NO_SESSION, 1));
         hello.json()
@@ -143,7 +155,8 @@ impl Peer {
                 Message::Binary(bytes) => {
                     let records = Record::decode_all(&bytes);
                     assert!(records.len() == 1 || bytes.len() <= 256 << 10, "joined: {bytes:?}");
-                    self.waiting.extend(records);
+                    // Pings need no answer beside the signs of life.
+                    self.waiting.extend(records.into_iter().filter(|one| one.kind != PING));
                 }
                 other => panic!("not a message with records: {other:?}"),
             }
