@@ -126,9 +126,10 @@
 //!   every admission count has returned to zero.
 //! - Above the memory limit new work is rejected, in a fixed order; no existing connection is
 //!   closed.
-//! - A client of a gateway is closed by no loss of a link, and no message of it is lost: each is
-//!   handled at least once, in order, and repeats are marked. A record from a link that a session
-//!   has left changes nothing.
+//! - The loss of a link closes no client of a gateway while another link is there within
+//!   `backend.hold_ms`. Each message of a client is delivered at least once, in order, and repeats
+//!   are marked; those that are given up are counted. A record from a link that a session has left
+//!   changes nothing.
 //! - A steady echo allocates nothing.
 //! - The bytes counted are the bytes moved, and the sum of all readings equals what was recorded,
 //!   also for a shard that has ended.
@@ -205,7 +206,7 @@
 //! | [`config`] | options: read, merged and validated |
 //! | `guard` | restrictions of the serving process: user, files, system calls |
 //! | [`auth`] | identity and rights of clients |
-//! | [`backend`] | applications: events and questions on their way to them, by HTTP |
+//! | [`backend`] | applications: events and questions on their way to them; links to them |
 //! | [`admission`] | limits: connections, and rates of messages and requests |
 //! | [`server`] | binds listeners; starts, reconfigures, reads and joins shards |
 //! | [`driver`] | the kernel side: completions, sockets, buffers, memory |
@@ -219,7 +220,7 @@
 //! | [`acme`] | orders certificates from an authority |
 //! | [`tls`] | handshakes, records, certificates; no sockets, no clock |
 //! | [`text`] | text from outside: JSON, parsed or passed through; terminals and logs |
-//! | [`web`] | static pages for browsers: client library and playground |
+//! | [`web`] | static pages: libraries for clients and applications, playground |
 //! | [`shard`] | combines driver, protocol, sessions and hub: turns, connections, mail |
 //! | [`metrics`] | counters, histograms, and their formats |
 //! | `control` | the control thread: admin address, signals, logs |

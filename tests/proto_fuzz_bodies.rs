@@ -2,11 +2,12 @@
 //! input.
 //!
 //! What belongs here: only runs of `proto::fuzz`, `session::fuzz`, `session::hub::fuzz`,
-//! `hooks::fuzz` and `tls::fuzz`; the laws themselves are asserted there.
+//! `hooks::fuzz`, `link::fuzz` and `tls::fuzz`; the laws themselves are asserted there.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall::hooks::fuzz::answers;
+use seawall::link::fuzz::link_message;
 use seawall::proto::fuzz;
 use seawall::session::fuzz::requests;
 use seawall::session::hub::fuzz::protocol;
@@ -62,6 +63,11 @@ fn requests_over_seeds() {
 #[test]
 fn answers_over_seeds() {
     over_seeds("answers", answers);
+}
+
+#[test]
+fn link_over_seeds() {
+    over_seeds("link", link_message);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What an application sees of a client's handshake.
 
-use crate::proto::http::HEADERS_MAX;
+use crate::proto::http::{HEADERS_MAX, TICKET_PREFIX};
 
 /// A handshake, as far as an application may see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +31,10 @@ impl HandshakeView {
         let texts =
             request.headers.iter().filter(offers).filter_map(|one| str::from_utf8(one.value).ok());
         let names = texts.flat_map(|text| text.split(','));
-        let names =
-            names.map(|name| name.trim_matches([' ', '\t'])).filter(|name| !name.is_empty());
+        // Tickets of the hub are secrets of its clients.
+        let names = names
+            .map(|name| name.trim_matches([' ', '\t']))
+            .filter(|name| !name.is_empty() && !name.starts_with(TICKET_PREFIX));
         Self {
             target: request.path.map_or("/", origin_form).into(),
             headers: request.headers.iter().filter_map(wanted).collect(),
@@ -62,7 +64,7 @@ mod tests {
     fn an_application_sees_the_target_the_listed_headers_and_the_offers() {
         let head = b"GET http://a.example/game?x=1?y HTTP/1.1\r\nHost: a.example\r\n\
             Cookie: a=1\r\nX-Secret: s\r\nSec-WebSocket-Protocol: chat, v2\r\n\
-            sec-websocket-protocol:\tv3 ,\r\n\r\n";
+            sec-websocket-protocol:\tv3 , seawall.ticket.abc\r\n\r\n";
         let view = HandshakeView::new(head, &["cookie".into()]);
         assert_eq!(view.path_and_query(), ("/game", "x=1?y"));
         assert_eq!(view.headers, [("cookie".into(), "a=1".into())]);

@@ -134,7 +134,11 @@ impl Desk {
     }
 
     fn renew(&mut self, settings: &Arc<BackendSettings>) {
-        let url = self.hooks().map(|hooks| hooks.url.clone());
+        let places = |settings: &BackendSettings| {
+            let url = settings.hooks.as_ref().and_then(|hooks| hooks.url.clone());
+            (url, settings.links.as_ref().map(|links| links.urls.clone()))
+        };
+        let before = places(self.client.settings());
         match BackendClient::new(settings.clone()) {
             Ok(client) => self.client = Arc::new(client),
             Err(error) => {
@@ -145,7 +149,7 @@ impl Desk {
         if let Some(hooks) = &settings.hooks {
             self.desk.set_limits(hooks.limits);
         }
-        if url != settings.hooks.as_ref().map(|hooks| hooks.url.clone()) {
+        if before != places(settings) {
             // Another application may answer differently.
             self.desk.forget_all();
         }

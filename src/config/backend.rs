@@ -76,7 +76,7 @@ fn backend(
     let has_urls = urls.iter().any(|(_, url)| !url.is_empty());
     let links = links::settings(written, !file.admin.listen.is_empty(), &fault, faults);
     if !has_urls && written.links.is_empty() && !written.accept_links {
-        let text = "or hook_url, links or accept_links must be set: an application needs one";
+        let text = "or one of hook_url, links and accept_links must be set";
         faults.0.push(fault("events_url", text));
     }
     if written.events_url.is_empty() && !written.events.is_empty() {

@@ -159,7 +159,7 @@ impl FieldWriter {
 }
 
 /// Joins the values of headers that are repeated (RFC 9110 5.3, RFC 9113 8.2.3).
-fn join_headers(headers: &[(Box<str>, Box<str>)]) -> BTreeMap<&str, String> {
+pub fn join_headers(headers: &[(Box<str>, Box<str>)]) -> BTreeMap<&str, String> {
     let mut joined: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in headers {
         let separator = if **name == *"cookie" { "; " } else { ", " };

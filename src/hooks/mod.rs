@@ -25,5 +25,6 @@ pub use answer::{
 };
 pub use breaker::BreakerState;
 pub use desk::{HookCounts, HookDesk, HookNumbers};
+pub use encode::join_headers;
 pub use question::{Asker, ConnectQuestion, HookKind, HookQuestion, HookTicket};
 pub use traffic::{HookAction, HookCall, HookLimits, HookResult};

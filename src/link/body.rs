@@ -3,6 +3,7 @@
 //! What an application sends is checked like a token: lengths, nesting, and the values of every
 //! known field. Unknown fields are ignored, so that later versions may add some.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub struct OpenBody<'o> {
     pub path: &'o str,
     /// Of the handshake: not repeated when a session moves.
     pub request: Option<OpenRequest<'o>>,
-    /// The subprotocol that was chosen, when a session moves.
+    /// The subprotocol that was chosen, if it was already.
     pub subprotocol: Option<&'o str>,
     /// JSON on one line.
     pub state: Option<&'o str>,
@@ -89,7 +90,7 @@ pub struct OpenBody<'o> {
 pub struct OpenRequest<'o> {
     pub query: &'o str,
     /// Names in lowercase.
-    pub headers: &'o [(Box<str>, Box<str>)],
+    pub headers: &'o BTreeMap<&'o str, String>,
     pub subprotocols: &'o [Box<str>],
 }
 
@@ -97,10 +98,30 @@ pub struct OpenRequest<'o> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AcceptBody {
     pub subprotocol: Option<Box<str>>,
-    /// The user and its public info, if the application names any; the time after which the
-    /// connection ends.
-    pub identity: Option<Arc<Identity>>,
     pub state: Option<Box<str>>,
+    /// The user and its public info, as far as the application names them.
+    named: Identity,
+}
+
+impl AcceptBody {
+    /// Returns the identity of a client that had this one before: what the application has not
+    /// named stays. `None`: nothing identifies it.
+    pub fn identity_after(&self, earlier: Option<&Arc<Identity>>) -> Option<Arc<Identity>> {
+        let Identity { user, info, expires_s, .. } = &self.named;
+        if user.is_none() && info.is_none() && expires_s.is_none() {
+            return earlier.cloned();
+        }
+        let mut identity = earlier.map(|own| Identity::clone(own)).unwrap_or_default();
+        if user.is_some() {
+            // The application answers for the client now, and no key of a token.
+            identity = self.named.clone();
+        }
+        identity.info = info.clone().or(identity.info);
+        let ends = [identity.expires_s, *expires_s];
+        // What an application says has an end, if only a far one.
+        identity.expires_s = ends.into_iter().flatten().min().or(Some(u64::MAX));
+        Some(Arc::new(identity))
+    }
 }
 
 #[derive(Deserialize)]
@@ -199,19 +220,15 @@ pub fn decode_accept(
     if expires_in_s.is_some_and(|s| s == 0 || s > EXPIRES_S_MAX) {
         return Err(BodyError("accept: `expires_in_s` must be from 1 to 31536000"));
     }
-    let identity = if user.is_some() || info.is_some() || expires_in_s.is_some() {
-        let expires_s = expires_in_s.map_or(u64::MAX, |s| unix_s.saturating_add(s.into()));
-        let claims = BackendClaims { user, info, channels: None };
-        let identity = claims.identity(expires_s, application);
-        let invalid = "accept: `user` must be a text of 1 to 256 bytes, and `info` JSON of at \
-                       most 1024 bytes";
-        Some(Arc::new(identity.map_err(|_| BodyError(invalid))?))
-    } else {
-        None
-    };
+    let claims = BackendClaims { user, info, channels: None };
+    let named = claims.identity(unix_s, application);
+    let invalid = "accept: `user` must be a text of 1 to 256 bytes, and `info` JSON of at most \
+                   4096 bytes and 64 levels";
+    let mut named = named.map_err(|_| BodyError(invalid))?;
+    named.expires_s = expires_in_s.map(|s| unix_s.saturating_add(s.into()));
     let state = state.map(|json| check_state(json.get().as_bytes())).transpose()?;
     let subprotocol = subprotocol.map(String::into_boxed_str);
-    Ok(AcceptBody { subprotocol, identity, state })
+    Ok(AcceptBody { subprotocol, state, named })
 }
 
 /// Reads `reject`.
@@ -313,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_new_session_is_described_by_its_handshake_and_a_moved_one_is_not() {
-        let headers = [("cookie".into(), "a=\"1\"".into())];
+        let headers = BTreeMap::from([("cookie", "a=\"1\"".to_owned())]);
         let subprotocols = ["chat".into(), "x".into()];
         let request = OpenRequest { query: "q=1", headers: &headers, subprotocols: &subprotocols };
         let new = OpenBody {
@@ -344,14 +361,38 @@ mod tests {
 
     #[test]
     fn an_accept_names_the_client_or_does_not() {
-        assert_eq!(accept(""), Ok(AcceptBody::default()));
-        assert_eq!(accept("{}"), Ok(AcceptBody::default()));
-        assert_eq!(accept(r#"{"later":1}"#), Ok(AcceptBody::default()), "of a later version");
+        for body in ["", "{}", r#"{"later":1}"#] {
+            let AcceptBody { subprotocol, state, named } = accept(body).unwrap();
+            assert_eq!((subprotocol, state, named.user), (None, None, None), "{body}");
+        }
         let body = r#"{"user":"ann","expires_in_s":60,"state":{ "a": 1 },"subprotocol":"x"}"#;
-        let AcceptBody { subprotocol, identity, state } = accept(body).unwrap();
-        let identity = identity.unwrap();
+        let accepted = accept(body).unwrap();
+        let identity = accepted.identity_after(None).unwrap();
+        let AcceptBody { subprotocol, state, .. } = accepted;
         assert_eq!((identity.user.as_deref(), identity.expires_s), (Some("ann"), Some(1060)));
         assert_eq!((subprotocol.as_deref(), state.as_deref()), (Some("x"), Some(r#"{ "a": 1 }"#)));
+    }
+
+    #[test]
+    fn what_an_accept_does_not_name_stays() {
+        let of_token = Arc::new(Identity {
+            user: Some("ann".into()),
+            info: Some("1".into()),
+            expires_s: Some(1030),
+            key: serde_json::from_str("7").unwrap(),
+            ..Identity::default()
+        });
+        let after = |body: &str| accept(body).unwrap().identity_after(Some(&of_token)).unwrap();
+        assert_eq!(after("{}"), of_token);
+        let limited = after(r#"{"expires_in_s":10,"info":2}"#);
+        assert_eq!((limited.user.as_deref(), limited.info.as_deref()), (Some("ann"), Some("2")));
+        assert_eq!((limited.key, limited.expires_s), (of_token.key, Some(1010)));
+        let later = after(r#"{"expires_in_s":60}"#);
+        assert_eq!(later.expires_s, Some(1030), "not longer than the token");
+        let named = after(r#"{"user":"bob"}"#);
+        assert_eq!((named.user.as_deref(), named.key), (Some("bob"), None));
+        assert_eq!((named.info.as_deref(), named.expires_s), (None, Some(u64::MAX)));
+        assert_eq!(accept("{}").unwrap().identity_after(None), None);
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! sockets, no clock.
 //!
 //! `LINK.md` is the document of the format. Files: `wire` (records), `body` (what records that
-//! describe something carry, as JSON).
+//! describe something carry, as JSON),
+//! `fuzz`.
 
 mod body;
+pub mod fuzz;
 mod wire;
 
 pub use body::{

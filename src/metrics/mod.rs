@@ -244,7 +244,7 @@ pub struct Gauges {
     pub presence_bytes: u64,
     /// Memory of idempotency keys (bytes).
     pub idempotency_bytes: u64,
-    /// Memory of hub sessions (bytes).
+    /// Memory of sessions, of the hub and of gateways (bytes).
     pub session_bytes: u64,
     /// Sessions of gateways.
     pub gateway_sessions: u64,

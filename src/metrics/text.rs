@@ -138,7 +138,8 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
         ("subscription", "Memory of subscriptions", true, gauges.subscription_bytes),
         ("presence", "Memory of member lists", true, gauges.presence_bytes),
         ("idempotency", "Memory of idempotency keys", true, gauges.idempotency_bytes),
-        ("session", "Memory of hub sessions", true, gauges.session_bytes),
+        ("session", "Memory of sessions", true, gauges.session_bytes),
+        ("gateway_sessions", "Clients of gateways", false, gauges.gateway_sessions),
         ("mailbox", "Bytes of mail queued between shards", true, gauges.mailbox_bytes),
     ]
 }

@@ -121,6 +121,14 @@ impl UpState {
         self.queue.as_ref().map_or(0, |queue| queue.bytes)
     }
 
+    /// Returns the memory of unacknowledged messages (bytes).
+    pub fn memory_bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| {
+            let places = queue.messages.len() * size_of::<UnackedMessage>();
+            size_of::<UnackedQueue>() + places + queue.bytes
+        })
+    }
+
     /// Returns the number up to which messages are acknowledged.
     pub fn acknowledged(&self) -> u32 {
         self.acked

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::config::{Config, HandlerName, RouteOptions};
+use crate::config::Config;
 use crate::driver::{Driver, Token, Wait, host};
 use crate::metrics::Snapshot;
 use connections::{Arrival, Connections, TICK_NS, UNSET};
@@ -65,10 +65,9 @@ pub enum Life {
     Finished,
 }
 
-/// Returns whether a route's messages go to an application over links.
+/// Returns whether an application has links, and so may send records.
 fn has_gateway(config: &Config) -> bool {
-    let is_linked = |route: &RouteOptions| route.handler == HandlerName::Gateway;
-    config.route_options.iter().any(is_linked)
+    config.backends.iter().any(|backend| backend.links.is_some())
 }
 
 /// A connection handed over to this shard whose socket has not arrived: listener, peer, accept time

@@ -65,7 +65,7 @@ fn the_example_of_the_format_decodes() {
         ('S', "text", Record::text(key, 1, "hi"), None),
         ('B', "text", Record::text(key, 0, "grüße, ann"), None),
         ('B', "ack", Record::new(ACK, key, 1, ""), None),
-        ('S', "close", Record::new(CLOSE, key, 1001, "bye"), None),
+        ('S', "close", Record::new(CLOSE, key, 1001, ""), None),
     ];
     let mut found = Vec::new();
     for (side, names, bytes) in messages() {

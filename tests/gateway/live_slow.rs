@@ -9,7 +9,7 @@ use crate::support::wait_until;
 
 #[test]
 fn an_application_learns_that_a_client_is_slow_and_ready_again() {
-    with_each_live("[limits]\noutbox_bytes_max = 65_536\n", |application, server| {
+    with_each_live("[limits]\noutbox_bytes_max = 262_144\n", |application, server| {
         let mut client = Visitor::connect(server, "");
         client.say("fill");
         let events = application.events_until(|event| event["event"] == "filled");

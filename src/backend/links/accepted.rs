@@ -72,6 +72,7 @@ pub(super) async fn keep_accepted(
     };
     log.log_open(&is_logged, &PLACE, &greeting.hello.instance);
     let open = register.admit(backend, &log.backend, dialing, &greeting);
+    register.note_accepted(backend, &open);
     // The application dials again itself.
     let end = register.run(&open, (stream, greeting), &|| ()).await;
     if !end.is_planned() && !open.link.is_draining() {

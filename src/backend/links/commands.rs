@@ -12,37 +12,48 @@ const COMMAND_BYTES_MAX: usize = 16 << 20;
 const TOO_MANY: &str =
     r#"{"error":{"code":"unavailable","message":"too many commands wait; send fewer at once"}}"#;
 
-/// A command of an application.
+/// A command of an application. It counts as waiting until it is dropped.
 #[derive(Debug)]
 pub(crate) struct LinkCommand {
-    pub(crate) link: Arc<BackendLink>,
+    link: Arc<BackendLink>,
     /// The application's number for it.
-    pub(crate) number: u32,
-    /// JSON.
-    pub(crate) body: Vec<u8>,
+    number: u32,
+    body: Vec<u8>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl LinkCommand {
+    /// Returns the link that it came from.
+    pub(crate) fn link(&self) -> &BackendLink {
+        &self.link
+    }
+
+    /// Returns the command as JSON.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Sends its result.
+    pub(crate) fn finish(self, json: &str) {
+        self.link.send_result(self.number, json);
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.body.len()
+    }
+}
+
+impl Drop for LinkCommand {
+    fn drop(&mut self) {
+        self.waiting_bytes.fetch_sub(self.bytes(), Ordering::Relaxed);
+    }
 }
 
 /// The way of commands to the control thread.
 #[derive(Debug, Default)]
 pub(super) struct CommandLine {
     sender: OnceLock<mpsc::UnboundedSender<LinkCommand>>,
-    queued_bytes: Arc<AtomicUsize>,
-}
-
-/// The control thread's end.
-#[derive(Debug)]
-pub(crate) struct LinkCommands {
-    receiver: mpsc::UnboundedReceiver<LinkCommand>,
-    queued_bytes: Arc<AtomicUsize>,
-}
-
-impl LinkCommands {
-    /// Waits for the next command.
-    pub(crate) async fn next_command(&mut self) -> Option<LinkCommand> {
-        let command = self.receiver.recv().await?;
-        self.queued_bytes.fetch_sub(command.body.len(), Ordering::Relaxed);
-        Some(command)
-    }
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
 impl CommandLine {
@@ -50,20 +61,25 @@ impl CommandLine {
     ///
     /// # Panics
     /// When it was taken before.
-    pub(super) fn open(&self) -> LinkCommands {
+    pub(super) fn open(&self) -> mpsc::UnboundedReceiver<LinkCommand> {
         let (sender, receiver) = mpsc::unbounded_channel();
         assert!(self.sender.set(sender).is_ok(), "commands have one taker");
-        LinkCommands { receiver, queued_bytes: self.queued_bytes.clone() }
+        receiver
     }
 
     /// Passes a command on, or sends an error as its result.
     pub(super) fn pass(&self, link: &Arc<BackendLink>, number: u32, body: &[u8]) {
-        let bytes = self.queued_bytes.fetch_add(body.len(), Ordering::Relaxed) + body.len();
-        let command = LinkCommand { link: link.clone(), number, body: body.to_vec() };
-        let is_passed = bytes <= COMMAND_BYTES_MAX
+        let command = LinkCommand {
+            link: link.clone(),
+            number,
+            body: body.to_vec(),
+            waiting_bytes: self.waiting_bytes.clone(),
+        };
+        let bytes = command.bytes();
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_passed = before + bytes <= COMMAND_BYTES_MAX
             && self.sender.get().is_some_and(|sender| sender.send(command).is_ok());
         if !is_passed {
-            self.queued_bytes.fetch_sub(body.len(), Ordering::Relaxed);
             link.send_result(number, TOO_MANY);
         }
     }
@@ -98,11 +114,16 @@ mod tests {
         line.pass(&link, 1, b"{}");
         assert_eq!(number_of_next(&link), (RecordKind::Result as u8, 1), "nothing takes it");
         let mut commands = line.open();
-        line.pass(&link, 2, &vec![b' '; COMMAND_BYTES_MAX]);
+        line.pass(&link, 2, &vec![b' '; COMMAND_BYTES_MAX - size_of::<LinkCommand>()]);
         assert!(link.take_records().is_none());
         line.pass(&link, 3, b"{}");
         assert_eq!(number_of_next(&link), (RecordKind::Result as u8, 3));
-        let taken = commands.receiver.try_recv().unwrap();
+        let taken = commands.try_recv().unwrap();
         assert_eq!(taken.number, 2);
+        line.pass(&link, 4, b"{}");
+        assert_eq!(number_of_next(&link).1, 4, "it waits until it is carried out");
+        drop(taken);
+        line.pass(&link, 5, b"{}");
+        assert!(link.take_records().is_none());
     }
 }

@@ -80,7 +80,10 @@ impl fmt::Display for LinkEnd {
                 time.as_millis()
             ),
             Self::Wrong(reason) => {
-                write!(f, "the application has sent {reason}: correct it (src/link/LINK.md)")
+                write!(
+                    f,
+                    "the application violates the format of links (src/link/LINK.md): {reason}"
+                )
             }
             Self::TooLong => {
                 f.write_str("a message is longer than limits.message_bytes_max allows")

@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::accepted::{AcceptedSocket, keep_accepted};
-use super::commands::{CommandLine, LinkCommands};
+use super::commands::{CommandLine, LinkCommand};
 use super::dial::Dialing;
 use super::numbers::{LinkCounters, RoundTrips};
 use super::slot::{FailureLog, LinkRegister, Slot};
-use super::table::{LinkPosts, LinkTable};
+use super::table::{BackendLink, LinkPosts, LinkTable};
 use super::targets::{Target, spread_over_working};
 use super::task::LinkContext;
 use crate::backend::client::tls_config;
@@ -122,7 +122,7 @@ impl LinkFlow {
     }
 
     /// Returns the end that takes the commands of applications. It can be taken once.
-    pub(crate) fn open_commands(&self) -> LinkCommands {
+    pub(crate) fn open_commands(&self) -> mpsc::UnboundedReceiver<LinkCommand> {
         self.commands.open()
     }
 
@@ -167,9 +167,11 @@ impl LinkFlow {
         self.round_trips.take()
     }
 
-    /// Returns the memory of records on their way to applications and to shards (bytes).
+    /// Returns the memory of records on their way to applications and to shards, and of messages
+    /// that are not acknowledged (bytes).
     pub fn bytes(&self) -> u64 {
-        let queued: usize = self.table.links().iter().map(|link| link.queue_bytes()).sum();
+        let held = |link: &Arc<BackendLink>| link.queue_bytes() + link.unacked_bytes();
+        let queued: usize = self.table.links().iter().map(held).sum();
         (queued + self.table.inbound_bytes()) as u64
     }
 }
@@ -195,20 +197,31 @@ impl Application {
         self.settings.links.as_ref()
     }
 
-    fn renew(&mut self, settings: &Arc<BackendSettings>, node: &str, message_bytes_max: usize) {
+    /// Applies settings; returns whether open links have a shorter limit of records than messages
+    /// may have now.
+    fn renew(
+        &mut self,
+        settings: &Arc<BackendSettings>,
+        node: &str,
+        message_bytes_max: usize,
+    ) -> bool {
         match tls_config(settings) {
             Ok(tls) => self.tls = Arc::new(tls),
             Err(error) => {
                 let backend = &settings.name;
-                return tracing::error!(backend, %error, "cannot apply the settings of a backend");
+                tracing::error!(backend, %error, "cannot apply the settings of a backend");
+                return false;
             }
         }
         self.settings = settings.clone();
+        let record_bytes_max = message_bytes_max.max(BODY_BYTES_MIN);
+        let before = self.dialing.as_ref().map(|dialing| dialing.borrow().record_bytes_max);
+        let has_grown = before.is_some_and(|before| before < record_bytes_max);
         let dialing = settings.links.as_ref().map(|links| Dialing {
             node: node.to_owned(),
             settings: links.clone(),
             tls: self.tls.clone(),
-            record_bytes_max: message_bytes_max.max(BODY_BYTES_MIN),
+            record_bytes_max,
             counters: self.counters.clone(),
         });
         match (&self.dialing, dialing) {
@@ -221,6 +234,18 @@ impl Application {
             found.map(|(_, addresses)| addresses.clone()).unwrap_or_default()
         };
         self.resolved = urls.map(|url| (url.clone(), known(url))).collect();
+        has_grown
+    }
+
+    /// Replaces links that were opened with other limits, and those that the application has dialed
+    /// if it may not any more.
+    fn retire_outdated(&self, register: &LinkRegister, has_grown: bool) {
+        if has_grown {
+            self.slots.iter().for_each(|slot| slot.retire(self.links()));
+        }
+        if has_grown || self.links().is_none_or(|links| !links.accepts) {
+            register.retire_accepted(self.backend, self.links());
+        }
     }
 
     /// Retires slots whose address is gone, and returns the new ones.
@@ -287,7 +312,7 @@ impl Linking {
                 slots: Vec::new(),
                 log: Rc::new(FailureLog::new(&settings.name)),
             };
-            one.renew(&settings, &context.node, message_bytes_max);
+            let _is_new = one.renew(&settings, &context.node, message_bytes_max);
             applications.push(one);
         }
         Self {
@@ -333,7 +358,9 @@ impl Linking {
         match order {
             Order::Renew(backends, message_bytes_max) => {
                 for (one, settings) in self.applications.iter_mut().zip(&backends) {
-                    one.renew(settings, &self.register.context().node, message_bytes_max);
+                    let node = &self.register.context().node;
+                    let has_grown = one.renew(settings, node, message_bytes_max);
+                    one.retire_outdated(&self.register, has_grown);
                 }
                 self.resolve();
                 self.fit_slots();
@@ -400,7 +427,7 @@ impl Linking {
 
     /// Starts slots for addresses that lack some.
     fn fit_slots(&mut self) {
-        if self.finishing.is_some() {
+        if self.finishing.is_some() || self.register.is_draining() {
             return;
         }
         let node = self.register.context().node.clone();

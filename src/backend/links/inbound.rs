@@ -7,9 +7,6 @@ use crate::link::{
 /// The longest opaque body of a ping.
 const PING_BYTES_MAX: usize = 125;
 
-/// The sessions of a `many` that a shard processes at once: its turn may end after each record.
-const MANY_SESSIONS_MAX: usize = 256;
-
 /// A record about the link itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkNotice<'m> {
@@ -100,7 +97,7 @@ impl Sorter {
         Ok(())
     }
 
-    /// Appends a `many` for each shard that has some of its sessions, or several for very many.
+    /// Appends a `many` for each shard that has some of its sessions.
     fn split(&mut self, record: &LinkRecord<'_>) -> Result<(), &'static str> {
         let (sessions, payload) = sessions_of_many(record.body, record.number)
             .ok_or("a `many` is shorter than its list of sessions")?;
@@ -113,13 +110,11 @@ impl Sorter {
             of_shard.extend_from_slice(&session.encode());
         }
         for shard in shards {
-            let sessions = std::mem::take(&mut self.sessions[usize::from(shard)]);
-            for some in sessions.chunks(MANY_SESSIONS_MAX * SESSION_BYTES) {
-                let body = [some, payload].concat();
-                let number = (some.len() / SESSION_BYTES) as u32;
-                let session = LinkSession { shard, ..LinkSession::NONE };
-                self.append(shard, &LinkRecord { session, number, body: &body, ..*record })?;
-            }
+            let mut body = std::mem::take(&mut self.sessions[usize::from(shard)]);
+            let number = (body.len() / SESSION_BYTES) as u32;
+            body.extend_from_slice(payload);
+            let session = LinkSession { shard, ..LinkSession::NONE };
+            self.append(shard, &LinkRecord { session, number, body: &body, ..*record })?;
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ mod task;
 mod tests;
 
 pub use accepted::AcceptedSocket;
-pub(crate) use commands::{LinkCommand, LinkCommands};
+pub(crate) use commands::LinkCommand;
 pub use examine::{LinkReport, examine_links};
 pub use flow::LinkFlow;
 pub use table::{BackendLink, Choice, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};

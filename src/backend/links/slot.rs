@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -105,12 +105,7 @@ impl Slot {
     pub(super) fn retire(&self, settings: Option<&LinkSettings>) {
         self.end();
         if let Some(open) = &*self.open.borrow() {
-            let sessions = u64::from(open.link.sessions());
-            let most = settings.map_or(Duration::ZERO, |links| {
-                let moves_ms = sessions * 1000 / u64::from(links.moves_per_s.max(1));
-                Duration::from_millis(u64::from(links.drain_ms) + moves_ms) + links.timeout
-            });
-            open.retire(most);
+            retire_link(open, settings);
         }
     }
 
@@ -123,7 +118,8 @@ impl Slot {
         log: &FailureLog,
     ) {
         while self.is_active() {
-            self.back_off().await;
+            let hold_ms = dialing.borrow().settings.hold_ms;
+            self.back_off(hold_ms).await;
             if !self.is_active() {
                 break;
             }
@@ -204,10 +200,13 @@ impl Slot {
         }
     }
 
-    /// Waits after failures: a random time, so that nodes do not dial all at once.
-    async fn back_off(&self) {
+    /// Waits after failures: a random time, so that nodes do not dial all at once; but not so long
+    /// that clients are closed although the application is back.
+    async fn back_off(&self, hold_ms: u32) {
         let Some(doublings) = self.failures.get().checked_sub(1) else { return };
+        let within_hold = (Duration::from_millis(hold_ms.into()) / 4).max(BACKOFF_MIN);
         let most = BACKOFF_MIN.saturating_mul(1 << doublings.min(10)).min(BACKOFF_MAX);
+        let most = most.min(within_hold);
         let random = RandomState::new().hash_one(doublings);
         let time = Duration::from_millis(random % (most.as_millis() as u64 + 1));
         tokio::select! {
@@ -217,11 +216,23 @@ impl Slot {
     }
 }
 
+/// Moves the sessions of a link away before it ends.
+fn retire_link(open: &OpenLink, settings: Option<&LinkSettings>) {
+    let sessions = u64::from(open.link.sessions());
+    let most = settings.map_or(Duration::ZERO, |links| {
+        let moves_ms = sessions * 1000 / u64::from(links.moves_per_s.max(1));
+        Duration::from_millis(u64::from(links.drain_ms) + moves_ms) + links.timeout
+    });
+    open.retire(most);
+}
+
 /// All open links.
 pub(super) struct LinkRegister {
     context: Rc<LinkContext>,
     next_id: Cell<u32>,
     open: RefCell<Vec<Rc<OpenLink>>>,
+    /// Links that applications have dialed, by their place in the configuration.
+    accepted: RefCell<Vec<(u8, Weak<OpenLink>)>>,
     is_draining: Cell<bool>,
     changed: Notify,
 }
@@ -232,6 +243,7 @@ impl LinkRegister {
             context: Rc::new(context),
             next_id: Cell::new(1),
             open: RefCell::default(),
+            accepted: RefCell::default(),
             is_draining: Cell::new(false),
             changed: Notify::new(),
         }
@@ -250,6 +262,11 @@ impl LinkRegister {
         self.changed.notify_one();
     }
 
+    /// Returns whether this node drains.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
     /// Returns whether no link is open.
     pub(super) fn is_empty(&self) -> bool {
         self.open.borrow().is_empty()
@@ -265,6 +282,22 @@ impl LinkRegister {
     /// Ends all links once what is queued was sent.
     pub(super) fn finish(&self) {
         self.open.borrow().iter().for_each(|open| open.finish());
+    }
+
+    /// Notes that an application has dialed a link itself.
+    pub(super) fn note_accepted(&self, backend: u8, open: &Rc<OpenLink>) {
+        let mut accepted = self.accepted.borrow_mut();
+        accepted.retain(|(_, open)| open.strong_count() > 0);
+        accepted.push((backend, Rc::downgrade(open)));
+    }
+
+    /// Moves the sessions away from the links that an application has dialed, and ends these.
+    pub(super) fn retire_accepted(&self, backend: u8, settings: Option<&LinkSettings>) {
+        for (of, open) in &*self.accepted.borrow() {
+            if let Some(open) = open.upgrade().filter(|_| *of == backend) {
+                retire_link(&open, settings);
+            }
+        }
     }
 
     /// Registers a link that has said hello.

@@ -15,6 +15,11 @@ use tokio::sync::{Notify, oneshot};
 use super::questions::OpenQuestions;
 use crate::link::{LinkRecord, LinkSession, RecordKind, append_record};
 
+/// Clients of a full link are not read from, but what was accepted before, results and moves are
+/// still queued: the link ends when its queue is so many times as long, and one record.
+const FULL_TIMES: usize = 4;
+const RECORD_BYTES_MAX: usize = 64 << 20;
+
 /// What a link is, from its `hello` on.
 #[derive(Clone, Debug)]
 pub struct LinkFacts {
@@ -84,8 +89,11 @@ impl BackendLink {
         if records.is_empty() || self.is_closed() {
             return;
         }
-        self.queue_bytes.fetch_add(records.len(), Ordering::Relaxed);
+        let queued = self.queue_bytes.fetch_add(records.len(), Ordering::SeqCst) + records.len();
         self.queue.push(records);
+        if queued > FULL_TIMES * self.facts.queue_bytes_max + RECORD_BYTES_MAX {
+            self.fail("the link is not read");
+        }
         self.wake.notify_one();
     }
 
@@ -94,29 +102,28 @@ impl BackendLink {
     pub(crate) fn ask(&self, body: &[u8]) -> oneshot::Receiver<Vec<u8>> {
         let (sender, receiver) = oneshot::channel();
         if let Some(number) = self.questions.add(sender) {
-            let mut bytes = Vec::new();
-            append_record(
-                &mut bytes,
-                &LinkRecord::new(RecordKind::Ask, LinkSession::NONE, number, body),
-            );
-            self.send(bytes);
+            self.send_record(&LinkRecord::new(RecordKind::Ask, LinkSession::NONE, number, body));
         }
         receiver
     }
 
     /// Sends the result of a command.
     pub(crate) fn send_result(&self, number: u32, json: &str) {
+        let (none, json) = (LinkSession::NONE, json.as_bytes());
+        self.send_record(&LinkRecord::new(RecordKind::Result, none, number, json));
+    }
+
+    /// Queues one record.
+    pub(crate) fn send_record(&self, record: &LinkRecord<'_>) {
         let mut bytes = Vec::new();
-        let record =
-            LinkRecord::new(RecordKind::Result, LinkSession::NONE, number, json.as_bytes());
-        append_record(&mut bytes, &record);
+        append_record(&mut bytes, record);
         self.send(bytes);
     }
 
     /// Takes queued records; for the link's task.
     pub fn take_records(&self) -> Option<Vec<u8>> {
         let records = self.queue.pop()?;
-        self.queue_bytes.fetch_sub(records.len(), Ordering::Relaxed);
+        self.queue_bytes.fetch_sub(records.len(), Ordering::SeqCst);
         Some(records)
     }
 
@@ -128,7 +135,7 @@ impl BackendLink {
 
     /// Returns the bytes of queued records.
     pub fn queue_bytes(&self) -> usize {
-        self.queue_bytes.load(Ordering::Relaxed)
+        self.queue_bytes.load(Ordering::SeqCst)
     }
 
     /// Returns whether the queue is full: the link's clients are not read from. The task then posts
@@ -237,6 +244,8 @@ pub struct Choice {
     pub random: [u32; 2],
     /// A hash of the user, where its sessions belong to one instance.
     pub affinity: Option<u64>,
+    /// The link that a session leaves.
+    pub except: Option<u32>,
 }
 
 /// All links that have said hello, and how much they have read.
@@ -277,7 +286,9 @@ impl LinkTable {
     /// comes or goes moves only its own users. `None`: no link is open.
     pub fn choose(&self, choice: &Choice) -> Option<Arc<BackendLink>> {
         let links = self.links.load();
-        let open = |link: &&Arc<BackendLink>| link.is_open_for(choice.backend);
+        let open = |link: &&Arc<BackendLink>| {
+            link.is_open_for(choice.backend) && choice.except != Some(link.facts.id)
+        };
         if let Some(user) = choice.affinity {
             let weight = |link: &Arc<BackendLink>| mix(hash_text(&link.facts.instance) ^ user);
             let best = links.iter().filter(open).map(weight).max()?;
@@ -289,8 +300,9 @@ impl LinkTable {
             let at = (u64::from(random) * count) >> 32;
             links.iter().filter(open).nth(at as usize)
         };
-        let [first, second] = choice.random.map(pick);
-        [first?, second?].into_iter().min_by_key(|link| link.load()).cloned()
+        // Between counting and picking, a link may close or drain.
+        let picked = choice.random.map(pick).into_iter().flatten();
+        picked.min_by_key(|link| link.load()).or_else(|| links.iter().find(open)).cloned()
     }
 
     /// Chooses the link of an application with the lowest load, for what belongs to no session.
@@ -386,7 +398,7 @@ mod tests {
     }
 
     fn choose(table: &LinkTable, random: [u32; 2]) -> Option<u32> {
-        let choice = Choice { backend: 0, random, affinity: None };
+        let choice = Choice { backend: 0, random, affinity: None, except: None };
         table.choose(&choice).map(|link| link.facts().id)
     }
 
@@ -415,7 +427,7 @@ mod tests {
         let chosen = || -> Vec<u32> {
             let of_user = |user: u32| {
                 let affinity = Some(hash_text(&format!("user{user}")));
-                let choice = Choice { backend: 0, random: [0, 0], affinity };
+                let choice = Choice { backend: 0, random: [0, 0], affinity, except: None };
                 table.choose(&choice).unwrap().facts().id
             };
             (0..1000).map(of_user).collect()

@@ -189,9 +189,10 @@ impl OpenLink {
     }
 
     fn begin_drain(&self, most: Duration) {
-        if self.draining.get().is_none() {
-            self.draining.set(Some((Instant::now(), most)));
-        }
+        let (since, before) = self.draining.get().unwrap_or((Instant::now(), UNBOUNDED));
+        // This node's own drain bounds one that the application has begun.
+        let most = since.elapsed().saturating_add(most).min(before);
+        self.draining.set(Some((since, most)));
         if !self.link.is_draining() {
             self.link.begin_drain();
             self.context.broadcast(|| LinkMail::Draining);
@@ -359,7 +360,10 @@ impl OpenLink {
             if let Some((since, most)) = self.draining.get() {
                 let time = since.elapsed();
                 // A shard may have chosen the link just before.
-                let is_empty = self.link.sessions() == 0 && time >= PING_INTERVAL;
+                let is_empty = self.link.sessions() == 0
+                    && self.link.queue_bytes() == 0
+                    && self.link.questions().is_empty()
+                    && time >= PING_INTERVAL;
                 if is_empty || time >= most {
                     return LinkEnd::Drained;
                 }

@@ -100,8 +100,8 @@ fn examine_clock(url: &str, ahead_s: i64) -> Finding {
 }
 
 fn unlinked(place: &str, error: &str) -> Finding {
-    let remedy = "start the application, or correct links; until then `serve` starts, and clients \
-                  of gateways wait for hold_ms";
+    let remedy =
+        "start the application, or correct links; until then new clients of gateways get 503";
     let found = format!("{place}: {error}");
     Finding::new("backend link", WHY_LINKS, found).unless(false, State::Warning, remedy)
 }

@@ -31,8 +31,8 @@ section! {
     hook_url: String = String::new(),
     "Set where the application decides who may connect, subscribe or publish, or answers calls.";
 
-    /// Headers of a handshake that the application receives with the question `connect`, in
-    /// lowercase.
+    /// Headers of a handshake that the application receives with the question `connect`, or with
+    /// the record `open`, in lowercase.
     hook_headers: Vec<String> = ["cookie", "authorization", "user-agent", "accept-language"]
         .map(String::from)
         .to_vec(),
@@ -130,7 +130,7 @@ section! {
     "Set where new instances should take over sessions of the others.";
 
     /// Which instance gets a session: `none` = one with a low load; `user` = the same one for all
-    /// sessions of a user.
+    /// sessions of the user that a token names.
     affinity: AffinityRule = AffinityRule::None,
     "`user` where instances keep the state of users in memory.";
 

@@ -137,8 +137,9 @@ section! {
     accept: AcceptRule = AcceptRule::Backend,
     "`at_once` where the application decides by the client's first message, or admits any.";
 
-    /// Policy for clients of a `gateway` that read too slowly: `close` = the connection is closed
-    /// (4413); `drop` = messages are dropped while its queue is full, and counted.
+    /// Policy for clients of a `gateway` for which more than `limits.outbox_bytes_max` wait:
+    /// `close` = the connection is closed (4413); `drop` = further messages are dropped, and
+    /// counted.
     slow_reader: RouteSlowReader = RouteSlowReader::Close,
     "`drop` where a newer message replaces an older one.";
 

@@ -34,6 +34,7 @@ pub use extensions::Compression;
 pub use forwarded::{Forwarding, ForwardingHeader};
 pub use pages::{Form, Page, PageForm, Pages};
 pub use refusal::Refusal;
+pub use request::TICKET_PREFIX;
 pub use response::{encode, refuse};
 pub use route::{Origins, Route, Routes};
 pub use upgrade::receive;

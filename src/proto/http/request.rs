@@ -103,7 +103,7 @@ fn is_bearer(value: &[u8]) -> bool {
 
 const SUBPROTOCOL: &str = "Sec-WebSocket-Protocol";
 /// A client offers its ticket as a subprotocol with this prefix: browsers can set no header.
-const TICKET_PREFIX: &[u8] = b"seawall.ticket.";
+pub const TICKET_PREFIX: &str = "seawall.ticket.";
 
 /// The members of a comma-separated list, white space around them removed, empty ones left out
 /// (RFC 9110 5.6.1).
@@ -121,7 +121,7 @@ fn has_token(value: &[u8], token: &[u8]) -> bool {
 pub(super) fn find_ticket<'h>(headers: &'h [httparse::Header<'_>]) -> Option<&'h str> {
     let lines = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(SUBPROTOCOL));
     let mut members = lines.flat_map(|header| list(header.value));
-    let ticket = members.find_map(|member| member.strip_prefix(TICKET_PREFIX))?;
+    let ticket = members.find_map(|member| member.strip_prefix(TICKET_PREFIX.as_bytes()))?;
     std::str::from_utf8(ticket).ok()
 }
 

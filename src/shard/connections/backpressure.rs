@@ -241,6 +241,13 @@ impl Connections {
         }
     }
 
+    /// Returns whether all queues together are so long that pausing is not enough, and a queue of
+    /// this length exceeds its share.
+    pub(in crate::shard) fn is_far_over(&self, queue_bytes: usize) -> bool {
+        let most = 2 * self.config.limits.outbox_shard_bytes_max as u64;
+        self.queued_bytes() > most && self.exceeds_fair_share(queue_bytes)
+    }
+
     /// Closes a connection that exceeds a limit of queued bytes. If only its own outbox is long,
     /// its input is paused instead.
     pub(super) fn check_outbox(&mut self, sessions: &mut impl Sessions, index: u32) {
@@ -250,8 +257,7 @@ impl Connections {
         self.note_queue_peak(bytes);
         // Pausing is not enough if very many connections grow from little to much at once.
         let limits = &self.config.limits;
-        let is_far_over = self.queued_bytes() > 2 * limits.outbox_shard_bytes_max as u64;
-        if bytes > limits.outbox_bytes_max || (is_far_over && self.exceeds_fair_share(bytes)) {
+        if bytes > limits.outbox_bytes_max || self.is_far_over(bytes) {
             self.close_slow_consumer(sessions, index);
         }
     }

@@ -4,7 +4,7 @@
 //! fires, the conditions are checked again, and it is set again.
 
 use super::deferred::DeferredTask;
-use super::slot::Slot;
+use super::slot::{Clocks, Slot};
 use super::stage::Stage;
 use super::timers;
 use super::{Connections, Goodbye, Sessions};
@@ -316,6 +316,12 @@ impl Connections {
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
         if self.tick >= self.park_tick(index, self.slot(index)) {
             self.defer_task(index, DeferredTask::Park);
+        }
+        let slot = self.slot(index);
+        if slot.readiness().is_waiting() && self.tick >= self.idle_tick(slot, &route) {
+            // Its messages are not read: its silence begins when they are.
+            let (tick, clocks) = (self.tick, slot.clocks());
+            self.slot_mut(index).set_clocks(Clocks { message_tick: tick, ..clocks });
         }
         let slot = self.slot(index);
         let (age, idle) = (self.age_tick(slot, &route), self.idle_tick(slot, &route));

@@ -134,6 +134,19 @@ impl Connections {
         accepted_ns: u64,
         is_last: bool,
     ) {
+        self.counters.deliveries += 1;
+        self.queue_shared(index, frame, accepted_ns, is_last);
+    }
+
+    /// Queues a frame that is sent to several connections; arguments as for [`Self::queue_frame`].
+    #[inline]
+    pub(in crate::shard) fn queue_shared(
+        &mut self,
+        index: u32,
+        frame: Arc<[u8]>,
+        accepted_ns: u64,
+        is_last: bool,
+    ) {
         let is_recorded = self.histograms.is_on() && accepted_ns != NOT_RECORDED;
         let slot = &mut self.slots[index as usize];
         let outbox = slot.open_outbox(&mut self.pools, self.tick);
@@ -143,7 +156,6 @@ impl Connections {
         }
         slot.note_message_sent();
         self.counters.messages_sent += 1;
-        self.counters.deliveries += 1;
         if slot.mark_dirty() {
             self.dirty.push(index);
         }

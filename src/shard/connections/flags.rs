@@ -2,28 +2,28 @@
 
 /// Eight flags, by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u8);
+pub(in crate::shard) struct Flags(u8);
 
 impl Flags {
     #[inline]
-    pub(super) fn has(self, number: u8) -> bool {
+    pub(in crate::shard) fn has(self, number: u8) -> bool {
         self.0 & (1 << number) != 0
     }
 
     /// Returns whether any flag of a bit mask is set.
     #[inline]
-    pub(super) fn has_any(self, mask: u8) -> bool {
+    pub(in crate::shard) fn has_any(self, mask: u8) -> bool {
         self.0 & mask != 0
     }
 
     #[inline]
-    pub(super) fn set(&mut self, number: u8, value: bool) {
+    pub(in crate::shard) fn set(&mut self, number: u8, value: bool) {
         self.0 = self.0 & !(1 << number) | u8::from(value) << number;
     }
 
     /// Sets a flag; returns its old value.
     #[inline]
-    pub(super) fn replace(&mut self, number: u8, value: bool) -> bool {
+    pub(in crate::shard) fn replace(&mut self, number: u8, value: bool) -> bool {
         let before = self.has(number);
         self.set(number, value);
         before

@@ -104,6 +104,8 @@ impl Connections {
     /// the ping may still be queued, or its pong may be in a socket that is not read, the timeout
     /// has not begun: the send deadline detects a peer that accepts no bytes. After that the state
     /// of TCP decides, because the ping may be behind megabytes that the peer is still reading.
+    /// A peer that is not read from gets another ping: if it is gone, its host answers that with a
+    /// reset.
     fn judge_liveness(&mut self, index: u32) {
         let slot = self.slot(index);
         let clocks = slot.clocks();
@@ -112,6 +114,9 @@ impl Connections {
         }
         let is_sending = slot.outbox().is_some() || slot.is_lending();
         let is_unheard = slot.receiving().may_leave_input_unread();
+        if is_unheard && !is_sending {
+            return self.schedule_ping(index);
+        }
         let tick = self.tick;
         self.slot_mut(index).set_stage_tick(tick);
         if !((is_sending && self.config.timeouts.send_timeout_ms > 0) || is_unheard) {

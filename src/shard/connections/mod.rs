@@ -110,6 +110,7 @@ use work::Work;
 pub(super) use backpressure::QueuedSize;
 pub(super) use compression::ReplyCompression;
 pub(super) use deliveries::{FrameRoom, NOT_RECORDED, PieceKind};
+pub(super) use flags::Flags;
 pub(super) use link_opening::LinkOpening;
 pub(super) use meter::TooMuch;
 pub(super) use opening::{LINKED, OpeningStep};

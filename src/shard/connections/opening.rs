@@ -20,10 +20,11 @@ use crate::backend::HandshakeView;
 use crate::backend::links::{BackendLink, Choice, hash_text};
 use crate::config::AcceptRule;
 use crate::driver::{Driver, Token};
+use crate::hooks::join_headers;
 use crate::hub::ConnectionId;
 use crate::link::{
     AcceptBody, BodyError, LinkRecord, LinkSession, OpenBody, OpenRequest, RecordKind, RejectBody,
-    append_record, decode_accept, decode_reject, encode_open,
+    decode_accept, decode_reject, encode_open,
 };
 use crate::proto::http::{Refusal, Upgrade};
 use crate::proto::ws::CloseCode;
@@ -33,6 +34,7 @@ use crate::shard::decisions::ConnectReply;
 pub(in crate::shard) const LINKED: u32 = 1 << 31;
 /// Handshakes that are listed before those that have ended are removed from the list.
 const LISTED_MIN: usize = 64;
+const BUSY: &str = "the application does not read what is sent to it; retry later";
 const NO_LINK: &str = "no application is connected for this path; retry later";
 
 /// Whether a record about a handshake found one.
@@ -56,9 +58,12 @@ impl Connections {
         let RequestBytes { head, early } = request;
         let route = self.config.route_options[upgrade.route];
         self.enter_asking(sessions, index, upgrade, head, early);
-        let Some(link) = self.choose_link(route.application, identity.as_deref()) else {
+        let Some(link) = self.choose_link(route.application, identity.as_deref(), None) else {
             return self.reject_asking(sessions, index, NO_LINK);
         };
+        if link.is_full() {
+            return self.reject_asking(sessions, index, BUSY);
+        }
         let opening = self.make_opening(sessions, index, link, identity, (client, head));
         self.send_open(index, &opening);
         let identity = opening.identity.clone();
@@ -89,16 +94,21 @@ impl Connections {
             unreachable!("the stage was just entered");
         };
         let route = asking.upgrade.route;
+        // Otherwise the application chooses one when it accepts.
+        let is_open = self.config.route_options[route].accept == AcceptRule::AtOnce;
+        let chosen = asking.upgrade.subprotocol.as_deref().filter(|_| is_open);
+        let subprotocol: Option<Box<str>> = chosen.map(Into::into);
         let backend = usize::from(link.facts().backend);
         let headers = self.config.backends.get(backend).and_then(|one| one.links.as_ref());
         let headers = headers.map_or(&[][..], |links| &links.headers);
-        let HandshakeView { target, headers, mut subprotocols } = HandshakeView::new(head, headers);
+        let mut view = HandshakeView::new(head, headers);
         let routes = self.config.routes.as_slice();
         let allowed = &routes[route].subprotocols;
         if !allowed.is_empty() {
-            subprotocols.retain(|name| allowed.iter().any(|one| **one == **name));
+            view.subprotocols.retain(|name| allowed.iter().any(|one| **one == **name));
         }
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let (path, query) = view.path_and_query();
+        let headers = join_headers(&view.headers);
         self.link_serial = self.link_serial.wrapping_add(1);
         let connection = ConnectionId {
             node: sessions.realm().map_or(0, |realm| realm.node),
@@ -106,7 +116,7 @@ impl Connections {
             session: index | LINKED,
             serial: self.link_serial,
         };
-        let request = OpenRequest { query, headers: &headers, subprotocols: &subprotocols };
+        let request = OpenRequest { query, headers: &headers, subprotocols: &view.subprotocols };
         let body = encode_open(&OpenBody {
             connection: Some(connection),
             user: identity.as_ref().and_then(|own| own.user.as_deref()),
@@ -114,6 +124,7 @@ impl Connections {
             address,
             path,
             request: Some(request),
+            subprotocol: subprotocol.as_deref(),
             ..OpenBody::default()
         });
         let path = (*routes[route].path != *path).then(|| path.into());
@@ -123,18 +134,19 @@ impl Connections {
             connection,
             identity,
             path,
-            subprotocol: None,
+            subprotocol,
             state: None,
             body,
-            offered: subprotocols,
+            offered: view.subprotocols,
         }
     }
 
-    /// Chooses a link for a session of this user.
+    /// Chooses a link for a session of this user; `except`: the link that it leaves.
     pub(in crate::shard) fn choose_link(
         &mut self,
         backend: Option<u8>,
         identity: Option<&Identity>,
+        except: Option<u32>,
     ) -> Option<Arc<BackendLink>> {
         let backend = backend?;
         let settings = self.config.backends.get(usize::from(backend))?.links.as_ref()?;
@@ -142,7 +154,7 @@ impl Connections {
         let affinity = user.filter(|_| settings.by_user).map(hash_text);
         // Without a user, a session belongs to any instance.
         let random = [self.random_below(u32::MAX), self.random_below(u32::MAX)];
-        self.directory.links().choose(&Choice { backend, random, affinity })
+        self.directory.links().choose(&Choice { backend, random, affinity, except })
     }
 
     /// Returns the client's address.
@@ -157,9 +169,7 @@ impl Connections {
 
     fn send_open(&self, index: u32, opening: &LinkOpening) {
         let session = self.session_id(index);
-        let mut bytes = Vec::new();
-        append_record(&mut bytes, &LinkRecord::new(RecordKind::Open, session, 0, &opening.body));
-        opening.link.send(bytes);
+        opening.link.send_record(&LinkRecord::new(RecordKind::Open, session, 0, &opening.body));
     }
 
     /// Returns the handshake of a token, if it awaits an application behind a link.
@@ -169,15 +179,18 @@ impl Connections {
         Some((index, asking.opening.as_deref()?))
     }
 
+    /// Returns the same, if it was opened on this link.
+    fn opening_on(&self, link: &Arc<BackendLink>, token: Token) -> Option<(u32, &LinkOpening)> {
+        self.opening(token).filter(|(_, opening)| Arc::ptr_eq(&opening.link, link))
+    }
+
     /// Reports the end of a handshake to the application, if it knows of it.
     pub(super) fn cancel_opening(&mut self, index: u32) {
         let session = self.session_id(index);
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
         let Some(opening) = asking.opening.take() else { return };
-        let mut bytes = Vec::new();
         let code = u32::from(CloseCode::ABNORMAL.get());
-        append_record(&mut bytes, &LinkRecord::new(RecordKind::Close, session, code, b""));
-        opening.link.send(bytes);
+        opening.link.send_record(&LinkRecord::new(RecordKind::Close, session, code, b""));
         opening.link.leave();
     }
 
@@ -197,19 +210,16 @@ impl Connections {
         (link, token): (&Arc<BackendLink>, Token),
         body: &[u8],
     ) -> Result<OpeningStep, BodyError> {
-        let Some((index, opening)) = self.opening(token) else {
+        let Some((index, opening)) = self.opening_on(link, token) else {
             return Ok(OpeningStep::NotAwaited);
         };
-        if !Arc::ptr_eq(&opening.link, link) {
-            return Ok(OpeningStep::NotAwaited);
-        }
         let unix_s = sessions.unix_ms() / 1000;
         let accept = decode_accept(body, unix_s, &link.facts().application)?;
-        let AcceptBody { subprotocol, identity, state } = accept;
+        let identity = accept.identity_after(opening.identity.as_ref());
+        let AcceptBody { subprotocol, state, .. } = accept;
         if subprotocol.as_ref().is_some_and(|name| !opening.offered.contains(name)) {
             return Err(BodyError("accept: `subprotocol` must be one that the client offers"));
         }
-        let identity = identity.or_else(|| opening.identity.clone());
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else {
             unreachable!("it has an opening");
         };
@@ -232,12 +242,9 @@ impl Connections {
         (link, token): (&Arc<BackendLink>, Token),
         body: &[u8],
     ) -> Result<OpeningStep, BodyError> {
-        let Some((index, opening)) = self.opening(token) else {
+        let Some((index, _)) = self.opening_on(link, token) else {
             return Ok(OpeningStep::NotAwaited);
         };
-        if !Arc::ptr_eq(&opening.link, link) {
-            return Ok(OpeningStep::NotAwaited);
-        }
         let RejectBody { status, message } = decode_reject(body)?;
         let refusal = match status {
             401 => Refusal::Unauthorized,
@@ -257,6 +264,19 @@ impl Connections {
         Ok(OpeningStep::Taken)
     }
 
+    /// Rejects a handshake that an application has answered wrongly.
+    pub(in crate::shard) fn reject_opening(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        token: Token,
+    ) {
+        let Some((index, _)) = self.opening(token) else { return };
+        let message = "the application has answered in a wrong format; retry later";
+        self.reject_asking(sessions, index, message);
+        self.reconcile(driver, index);
+    }
+
     /// Opens the handshakes on other links that were opened on one that is lost.
     pub(in crate::shard) fn reopen_lost(
         &mut self,
@@ -271,23 +291,19 @@ impl Connections {
                 continue;
             }
             let (backend, identity) = (opening.link.facts().backend, opening.identity.clone());
-            let Some(link) = self.choose_link(Some(backend), identity.as_deref()) else {
+            let Some(link) = self.choose_link(Some(backend), identity.as_deref(), None) else {
                 self.reject_asking(sessions, index, NO_LINK);
                 self.reconcile(driver, index);
                 continue;
             };
-            let session = self.session_id(index);
             let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { continue };
             let Some(opening) = &mut asking.opening else { continue };
             opening.link.leave();
             link.enter();
             opening.link = link;
-            let mut bytes = Vec::new();
-            append_record(
-                &mut bytes,
-                &LinkRecord::new(RecordKind::Open, session, 0, &opening.body),
-            );
-            opening.link.send(bytes);
+            if let Some((_, opening)) = self.opening(*token) {
+                self.send_open(index, opening);
+            }
         }
         debug_assert!(self.openings.is_empty(), "reopening begins no handshake");
         self.openings = openings;

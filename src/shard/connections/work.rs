@@ -186,7 +186,8 @@ impl Work {
         self.share_left().div_ceil(self.frame_effort).min(u32::MAX.into()) as u32
     }
 
-    pub(super) fn spend_moved(&mut self, bytes: usize) {
+    /// Spends the effort of moving bytes.
+    pub(in crate::shard) fn spend_moved(&mut self, bytes: usize) {
         self.spent += bytes as u64 / MOVED_BYTES;
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::auth::Identity;
 use crate::backend::links::BackendLink;
-use crate::hub::ConnectionId;
 use crate::session::gateway::UpState;
+use crate::shard::connections::{Flags, LinkOpening, UNSET};
 
 /// Where a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,20 +51,96 @@ pub(super) struct GatewayEntry {
     pub(super) serial: u32,
     /// The generation of its connection's slot.
     pub(super) generation: u32,
-    pub(super) phase: SessionPhase,
-    /// It moves as soon as all its messages are acknowledged.
-    pub(super) must_leave: bool,
-    /// The application was notified that the client reads slowly.
-    pub(super) is_slow: bool,
-    /// It counts towards the limit of its user.
-    pub(super) is_counted: bool,
-    /// Its readiness waits for room in the queue of its link.
-    pub(super) awaits_room: bool,
+    /// The deadline of the phase, or of leaving its link (tick); [`UNSET`] if there is none.
+    pub(super) phase_due: u32,
+    phase: SessionPhase,
+    flags: Flags,
 }
 
 const _: () = assert!(size_of::<GatewayEntry>() <= 56);
 
+/// It moves as soon as all its messages are acknowledged.
+const MUST_LEAVE: u8 = 0;
+/// The application was notified that the client reads slowly.
+const SLOW: u8 = 1;
+/// It counts towards the limit of its user.
+const COUNTED: u8 = 2;
+/// Its readiness waits for room in the queue of its link.
+const AWAITS_ROOM: u8 = 3;
+
 impl GatewayEntry {
+    /// Makes the session of a connection that was just opened.
+    pub(super) fn new(
+        opening: LinkOpening,
+        identity: Option<Arc<Identity>>,
+        generation: u32,
+    ) -> Self {
+        let LinkOpening { link, connection, path, subprotocol, state, .. } = opening;
+        let has_extra = path.is_some() || subprotocol.is_some() || state.is_some();
+        let extra = EntryExtra { path, subprotocol, state, ..EntryExtra::default() };
+        Self {
+            link: Some(link),
+            identity,
+            up: UpState::default(),
+            extra: has_extra.then(|| Box::new(extra)),
+            serial: connection.serial,
+            generation,
+            phase_due: UNSET,
+            phase: SessionPhase::Open,
+            flags: Flags::default(),
+        }
+    }
+
+    pub(super) fn phase(&self) -> SessionPhase {
+        self.phase
+    }
+
+    /// Moves to another phase, with its deadline.
+    pub(super) fn enter_phase(&mut self, phase: SessionPhase, due: u32) {
+        (self.phase, self.phase_due) = (phase, due);
+        self.set_must_leave(false);
+    }
+
+    pub(super) fn must_leave(&self) -> bool {
+        self.flags.has(MUST_LEAVE)
+    }
+
+    pub(super) fn set_must_leave(&mut self, must_leave: bool) {
+        self.flags.set(MUST_LEAVE, must_leave);
+    }
+
+    pub(super) fn is_slow(&self) -> bool {
+        self.flags.has(SLOW)
+    }
+
+    /// Sets whether the application was notified; returns what was set.
+    pub(super) fn replace_slow(&mut self, is_slow: bool) -> bool {
+        self.flags.replace(SLOW, is_slow)
+    }
+
+    /// Sets whether it counts for its user; returns what was set.
+    pub(super) fn replace_counted(&mut self, is_counted: bool) -> bool {
+        self.flags.replace(COUNTED, is_counted)
+    }
+
+    /// Sets whether it waits for room; returns what was set.
+    pub(super) fn replace_awaits_room(&mut self, awaits_room: bool) -> bool {
+        self.flags.replace(AWAITS_ROOM, awaits_room)
+    }
+
+    /// Returns the memory of the session (bytes).
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.extra_bytes() + self.up.memory_bytes()
+    }
+
+    /// Returns the memory of what few sessions have (bytes).
+    pub(super) fn extra_bytes(&self) -> usize {
+        let Some(extra) = self.extra.as_deref() else { return 0 };
+        let texts = [&extra.path, &extra.subprotocol, &extra.state];
+        let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+        size_of::<EntryExtra>() + texts
+    }
+
     /// Returns whether messages go to its link.
     pub(super) fn is_open(&self) -> bool {
         self.phase == SessionPhase::Open
@@ -95,36 +171,6 @@ impl GatewayEntry {
 
     /// Returns whether something is to be reported once the client's queue has drained.
     pub(super) fn awaits_drain(&self) -> bool {
-        self.is_slow || self.extra.as_ref().is_some_and(|extra| !extra.receipts.is_empty())
-    }
-}
-
-/// A session whose connection has closed while messages were unacknowledged, which are handled at
-/// least once all the same, or while it was between links.
-#[derive(Debug)]
-pub(super) struct DepartedEntry {
-    pub(super) entry: Box<GatewayEntry>,
-    pub(super) connection: ConnectionId,
-    /// What the application is sent once it has the messages.
-    pub(super) code: u32,
-    pub(super) backend: u8,
-    /// The route's path, if the entry has none of its own.
-    pub(super) path: Box<str>,
-    pub(super) address: Option<std::net::IpAddr>,
-    /// When it is given up without a link, or without the application's confirmation (tick).
-    pub(super) until: u32,
-}
-
-impl DepartedEntry {
-    /// Returns the bytes counted for it.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.entry.up.bytes()
-    }
-
-    /// Returns whether it is on no link, or leaves or has lost its link, so that its end is still
-    /// to be reported. What that needs may never come.
-    pub(super) fn is_between_links(&self) -> bool {
-        self.entry.phase == SessionPhase::Leaving
-            || self.entry.link.as_ref().is_none_or(|link| link.is_closed())
+        self.is_slow() || self.extra.as_ref().is_some_and(|extra| !extra.receipts.is_empty())
     }
 }

@@ -5,19 +5,27 @@
 
 use std::sync::Arc;
 
-use super::entry::{DepartedEntry, Receipt, SessionPhase};
+use super::departed::DepartedStep;
+use super::entry::{Receipt, SessionPhase};
 use super::{Gateway, Inbound};
-use crate::auth::Identity;
 use crate::backend::links::BackendLink;
 use crate::config::RouteSlowReader;
 use crate::driver::{Driver, Token};
 use crate::link::{
-    AcceptBody, BodyError, CLOSE_REASON_BYTES_MAX, LinkRecord, RecordFlags, RecordKind, Records,
-    RejectBody, check_state, decode_accept, decode_reject, sessions_of_many,
+    BodyError, CLOSE_REASON_BYTES_MAX, LinkRecord, RecordFlags, RecordKind, Records, RejectBody,
+    check_state, decode_accept, decode_reject, sessions_of_many,
 };
-use crate::proto::ws::{CloseCode, DataKind};
-use crate::shard::connections::{Connections, Goodbye, OpeningStep, REQUEST_EFFORT, Sessions};
+use crate::proto::ws::{self, CloseCode, DataKind};
+use crate::session::gateway::AckBeyondLast;
+use crate::shard::connections::{
+    Connections, FrameRoom, Goodbye, NOT_RECORDED, OpeningStep, REQUEST_EFFORT, Sessions,
+};
 use crate::shard::layers::Layers;
+
+/// Sessions of a `many` that are served before the turn's effort is checked again.
+const MANY_AT_ONCE: usize = 256;
+/// The shortest message of a `many` of which the clients share one copy.
+const SHARED_BYTES_MIN: usize = 512;
 
 /// A record that an application must not send, with the reason.
 struct WrongRecord(&'static str);
@@ -41,11 +49,12 @@ impl Layers {
         }
         let is_cut = self.read_records(driver, connections);
         let Some(gateway) = &mut self.gateway else { return false };
-        if std::mem::take(&mut gateway.has_lost_links) {
+        let may_move = !gateway.awaits_records();
+        if may_move && std::mem::take(&mut gateway.has_lost_links) {
             connections.reopen_lost(driver, self);
         }
         let Self { hub, gateway: Some(gateway) } = self else { return false };
-        let is_cut = gateway.run_moves(connections) || is_cut;
+        let is_cut = (may_move && gateway.run_moves(connections)) || is_cut;
         gateway.continue_rebalance(connections);
         let realm = hub.as_deref().and_then(Sessions::realm);
         let is_cut = gateway.continue_review(connections, realm) || is_cut;
@@ -64,40 +73,58 @@ impl Layers {
         // Records get their share of a turn, however much clients have sent.
         let least = connections.work().spent_effort() + connections.work().share_max();
         while let Some(mut inbound) = self.gateway.as_mut().and_then(|own| own.inbox.pop_front()) {
-            let Inbound { link, records, start } = &mut inbound;
-            let mut rest = Records::new(&records[*start..], usize::MAX);
-            let before = *start;
-            let mut has_stopped = false;
-            for record in &mut rest {
-                let Ok(record) = record else {
-                    link.fail("a record is incomplete");
-                    *start = records.len();
-                    break;
-                };
-                *start += record.wire_bytes();
-                if link.fault().is_none()
-                    && let Err(WrongRecord(reason)) =
-                        self.apply_record(driver, connections, link, &record)
-                {
-                    link.fail(reason);
-                }
-                connections.work_mut().spend(REQUEST_EFFORT);
-                let work = connections.work();
-                if work.is_turn_spent() && work.spent_effort() >= least {
-                    has_stopped = true;
-                    break;
-                }
+            let before = inbound.start;
+            while self.read_record(driver, connections, &mut inbound)
+                && (!connections.work().is_turn_spent()
+                    || connections.work().spent_effort() < least)
+            {}
+            connections.directory().links().remove_inbound(inbound.start - before);
+            let Some(gateway) = &mut self.gateway else { return false };
+            if inbound.start < inbound.records.len() {
+                gateway.inbox.push_front(inbound);
             }
-            connections.directory().links().remove_inbound(*start - before);
-            if has_stopped {
-                let Some(gateway) = &mut self.gateway else { return false };
-                if inbound.start < inbound.records.len() {
-                    gateway.inbox.push_front(inbound);
-                }
+            if connections.work().is_turn_spent() && connections.work().spent_effort() >= least {
                 return !gateway.inbox.is_empty();
             }
         }
         false
+    }
+
+    /// Processes one record, or a part of one for many sessions; returns whether more remain.
+    fn read_record(
+        &mut self,
+        driver: &mut impl Driver,
+        connections: &mut Connections,
+        inbound: &mut Inbound,
+    ) -> bool {
+        let Inbound { link, records, start, many_sessions } = inbound;
+        let Some(Ok(record)) = Records::new(&records[*start..], usize::MAX).next() else {
+            debug_assert_eq!(*start, records.len(), "the links' tasks pass whole records on");
+            *start = records.len();
+            return false;
+        };
+        connections.work_mut().spend(REQUEST_EFFORT);
+        let is_many = record.known_kind() == Some(RecordKind::Many);
+        let result = match &mut self.gateway {
+            _ if link.fault().is_some() => Ok(()),
+            Some(gateway) if is_many => {
+                match gateway.deliver_many(connections, link, &record, *many_sessions) {
+                    Ok(done) if done < record.number as usize => {
+                        *many_sessions = done;
+                        return true;
+                    }
+                    result => result.map(drop),
+                }
+            }
+            _ => self.apply_record(driver, connections, link, &record),
+        };
+        if let Err(WrongRecord(reason)) = result {
+            // The next link would get the same handshake, and perhaps the same wrong answer.
+            connections.reject_opening(driver, self, record.session.token);
+            link.fail(reason);
+        }
+        (*start, *many_sessions) = (*start + record.wire_bytes(), 0);
+        *start < records.len()
     }
 
     fn apply_record(
@@ -160,21 +187,13 @@ impl Gateway {
         record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let token = record.session.token;
-        match kind {
-            RecordKind::Many => return self.deliver_many(connections, link, record),
-            RecordKind::Ack if self.departed.contains_key(&token) => {
-                return self.acknowledge_departed(connections, link, token, record.number);
+        match self.apply_to_departed(connections, link, kind, record)? {
+            DepartedStep::Taken => return Ok(()),
+            DepartedStep::Fenced => {
+                connections.counters_mut().gateway_fenced += 1;
+                return Ok(());
             }
-            RecordKind::Close if record.flags.contains(RecordFlags::MOVED) => {
-                let is_leaving = |one: &DepartedEntry| {
-                    one.entry.is_on(link) && one.entry.phase == SessionPhase::Leaving
-                };
-                if self.departed.get(&token).is_some_and(is_leaving) {
-                    self.move_departed_one(connections, token);
-                    return Ok(());
-                }
-            }
-            _ => {}
+            DepartedStep::Unknown => {}
         }
         let text_error = WrongRecord("text: the payload must be UTF-8; send binary");
         if kind == RecordKind::Text && simdutf8::basic::from_utf8(record.body).is_err() {
@@ -187,14 +206,40 @@ impl Gateway {
             RecordKind::Ack => return self.acknowledge(connections, index, record.number),
             RecordKind::State => {
                 let state = check_state(record.body)?;
-                if let Some(entry) = self.entry_mut(index) {
-                    entry.extra_mut().state = Some(state);
-                }
+                self.set_state(index, state);
             }
             RecordKind::Close => return self.close_by_application(connections, index, record),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Applies a record for a session whose connection has closed, if there is one.
+    fn apply_to_departed(
+        &mut self,
+        connections: &mut Connections,
+        link: &Arc<BackendLink>,
+        kind: RecordKind,
+        record: &LinkRecord<'_>,
+    ) -> Result<DepartedStep, WrongRecord> {
+        let token = record.session.token;
+        let Self { departed, spare, .. } = self;
+        match kind {
+            RecordKind::Ack => {
+                let result = departed.acknowledge(token, link, record.number, spare);
+                result.map_err(|AckBeyondLast| ACK_BEYOND_LAST)
+            }
+            RecordKind::Close if record.flags.contains(RecordFlags::MOVED) => {
+                if !departed.is_leaving(token, link) {
+                    return Ok(DepartedStep::Unknown);
+                }
+                self.move_departed_one(connections, token);
+                Ok(DepartedStep::Taken)
+            }
+            // The application is done with it: nothing acknowledges its messages any more.
+            RecordKind::Close => Ok(departed.end(token, link)),
+            _ => Ok(DepartedStep::Unknown),
+        }
     }
 
     /// Applies an `accept` after the upgrade: it may name the client, once it is known.
@@ -205,14 +250,14 @@ impl Gateway {
         record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let Some(index) = self.find(connections, link, record.session.token) else { return Ok(()) };
-        let unix_s = self.unix_ms / 1000;
-        let accept = decode_accept(record.body, unix_s, &link.facts().application)?;
-        let AcceptBody { identity, state, .. } = accept;
-        if let (Some(state), Some(entry)) = (state, self.entry_mut(index)) {
-            entry.extra_mut().state = Some(state);
+        let accept = decode_accept(record.body, self.unix_ms / 1000, &link.facts().application)?;
+        let earlier = self.entry(index).and_then(|entry| entry.identity.as_ref());
+        let identity = accept.identity_after(earlier);
+        let state = accept.state;
+        if let Some(state) = state {
+            self.set_state(index, state);
         }
         if let Some(identity) = identity {
-            let identity: Arc<Identity> = identity;
             self.set_identity(connections, index, identity);
         }
         Ok(())
@@ -225,8 +270,12 @@ impl Gateway {
         link: &Arc<BackendLink>,
         record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
-        let Some(index) = self.find(connections, link, record.session.token) else { return Ok(()) };
         let RejectBody { status, message } = decode_reject(record.body)?;
+        let token = record.session.token;
+        if self.departed.end(token, link) == DepartedStep::Taken {
+            return Ok(());
+        }
+        let Some(index) = self.find(connections, link, token) else { return Ok(()) };
         let code = match status {
             401 => CloseCode::UNAUTHORIZED,
             403 => CloseCode::DISCONNECTED,
@@ -250,12 +299,10 @@ impl Gateway {
             return;
         }
         connections.send_copy(index, kind, record.body);
+        connections.work_mut().spend_moved(record.body.len());
         if record.flags.contains(RecordFlags::RECEIPT) {
             let position = connections.position_when_sent(index);
-            if let Some(entry) = self.entry_mut(index) {
-                let receipt = Receipt { number: record.number, position };
-                entry.extra_mut().receipts.push_back(receipt);
-            }
+            self.push_receipt(index, Receipt { number: record.number, position });
         }
         self.note_queued(connections, index);
     }
@@ -264,9 +311,10 @@ impl Gateway {
     /// is dropped, or the connection closed, as its route says.
     fn make_room(&mut self, connections: &mut Connections, index: u32, bytes: usize) -> bool {
         let queued = connections.outbox_bytes(index);
-        let most = connections.config().limits.outbox_bytes_max;
-        let is_over = queued > 0 && queued + bytes > most || connections.exceeds_fair_share(queued);
-        if !is_over {
+        let most = connections.config().limits.outbox_high_bytes;
+        // One message fits beyond the limit, unless very many connections are sent too much.
+        let is_over = queued > most || connections.exceeds_fair_share(queued);
+        if !is_over && !connections.is_far_over(queued + bytes) {
             return true;
         }
         match connections.route(index).slow_reader {
@@ -282,12 +330,12 @@ impl Gateway {
     /// Notifies the application if the client's queue is long, and has the output sent.
     fn note_queued(&mut self, connections: &mut Connections, index: u32) {
         let queued = connections.outbox_bytes(index);
-        let high = connections.config().limits.outbox_high_bytes;
+        let slow = connections.config().limits.outbox_low_bytes;
         let session = connections.session_id(index);
         let Self { sessions, outgoing, .. } = self;
         let entry = sessions.get_mut(index as usize).and_then(Option::as_deref_mut);
-        if let Some(entry) = entry.filter(|entry| queued > high && !entry.is_slow) {
-            entry.is_slow = true;
+        if let Some(entry) = entry.filter(|entry| queued > slow && !entry.is_slow()) {
+            entry.replace_slow(true);
             let bytes = u32::try_from(queued).unwrap_or(u32::MAX);
             let record = LinkRecord::new(RecordKind::Slow, session, bytes, b"");
             entry.link.iter().for_each(|link| outgoing.append(link, &record));
@@ -296,29 +344,49 @@ impl Gateway {
         self.touched.push(index);
     }
 
-    /// Queues one message for many clients.
+    /// Queues one message for many clients: for some of them, from this one on. Returns the number
+    /// of those that have it then.
     fn deliver_many(
         &mut self,
         connections: &mut Connections,
         link: &Arc<BackendLink>,
         record: &LinkRecord<'_>,
-    ) -> Result<(), WrongRecord> {
+        from: usize,
+    ) -> Result<usize, WrongRecord> {
         let is_binary = record.flags.contains(RecordFlags::BINARY);
         let kind = if is_binary { DataKind::Binary } else { DataKind::Text };
         let Some((sessions, payload)) = sessions_of_many(record.body, record.number) else {
             return Err(WrongRecord("many: the body is shorter than its sessions"));
         };
-        if !is_binary && simdutf8::basic::from_utf8(payload).is_err() {
+        if from == 0 && !is_binary && simdutf8::basic::from_utf8(payload).is_err() {
             return Err(WrongRecord("many: the payload must be UTF-8; set the flag binary"));
         }
-        let one = LinkRecord { body: payload, flags: RecordFlags::default(), ..*record };
-        for session in sessions {
+        let frame = (payload.len() >= SHARED_BYTES_MIN).then(|| {
+            let (header, len) = ws::frame_header(kind.opcode(), payload.len());
+            Arc::<[u8]>::from([&header[..len], payload].concat())
+        });
+        let mut done = from;
+        for session in sessions.skip(from).take(MANY_AT_ONCE) {
+            done += 1;
             connections.work_mut().spend(REQUEST_EFFORT / 4);
-            if let Some(index) = self.find(connections, link, session.token) {
-                self.deliver(connections, index, kind, &one);
+            let Some(index) = self.find(connections, link, session.token) else { continue };
+            if !self.make_room(connections, index, payload.len()) {
+                continue;
             }
+            match &frame {
+                Some(frame)
+                    if matches!(connections.room_for_frame(index), FrameRoom::For(None)) =>
+                {
+                    connections.queue_shared(index, frame.clone(), NOT_RECORDED, false);
+                }
+                _ => {
+                    connections.send_copy(index, kind, payload);
+                    connections.work_mut().spend_moved(payload.len());
+                }
+            }
+            self.note_queued(connections, index);
         }
-        Ok(())
+        Ok(done)
     }
 
     fn acknowledge(
@@ -330,35 +398,10 @@ impl Gateway {
         let Some((entry, spare)) = self.entry_and_spare(index) else { return Ok(()) };
         let Ok(bytes) = entry.up.acknowledge(number, spare) else { return Err(ACK_BEYOND_LAST) };
         entry.link.iter().for_each(|link| link.remove_unacked(bytes));
-        if entry.must_leave && entry.up.is_acknowledged() {
+        if entry.must_leave() && entry.up.is_acknowledged() {
             self.begin_leaving(connections, index);
         }
         self.report_readiness(connections, index);
-        Ok(())
-    }
-
-    fn acknowledge_departed(
-        &mut self,
-        connections: &mut Connections,
-        link: &Arc<BackendLink>,
-        token: Token,
-        number: u32,
-    ) -> Result<(), WrongRecord> {
-        let Self { departed, spare, departed_bytes, .. } = self;
-        let Some(one) = departed.get_mut(&token) else { return Ok(()) };
-        if !one.entry.is_on(link) {
-            connections.counters_mut().gateway_fenced += 1;
-            return Ok(());
-        }
-        let acknowledged = one.entry.up.acknowledge(number, spare);
-        let Ok(bytes) = acknowledged else { return Err(ACK_BEYOND_LAST) };
-        link.remove_unacked(bytes);
-        *departed_bytes -= bytes;
-        if one.entry.up.is_acknowledged() && !one.is_between_links() {
-            one.entry.leave_counts();
-            *departed_bytes -= one.bytes();
-            departed.remove(&token);
-        }
         Ok(())
     }
 
@@ -371,7 +414,7 @@ impl Gateway {
         record: &LinkRecord<'_>,
     ) -> Result<(), WrongRecord> {
         let is_leaving =
-            self.entry(index).is_some_and(|entry| entry.phase == SessionPhase::Leaving);
+            self.entry(index).is_some_and(|entry| entry.phase() == SessionPhase::Leaving);
         if record.flags.contains(RecordFlags::MOVED) {
             if !is_leaving {
                 return Err(WrongRecord("close: the flag moved answers a close with that flag"));
@@ -408,6 +451,7 @@ impl Gateway {
         }
         self.is_closed_by_application = true;
         connections.close(self, index, Goodbye { code, reason, retry_after_ms: 0 });
+        self.is_closed_by_application = false;
         self.touched.push(index);
     }
 }

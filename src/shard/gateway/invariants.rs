@@ -15,14 +15,12 @@ impl Gateway {
             let Some(entry) = entry else { continue };
             count += 1;
             assert!(connections.is_open(index as u32), "a session belongs to an open connection");
-            let is_held = entry.phase == SessionPhase::Held;
+            let is_held = entry.phase() == SessionPhase::Held;
             assert_eq!(entry.link.is_none(), is_held, "a session without a link is held");
         }
         assert_eq!(count, self.session_count);
-        let departed: usize = self.departed.values().map(super::DepartedEntry::bytes).sum();
-        assert_eq!(departed, self.departed_bytes);
-        let is_done =
-            |one: &super::DepartedEntry| one.entry.up.is_acknowledged() && !one.is_between_links();
-        assert!(!self.departed.values().any(is_done), "only unacknowledged messages are kept");
+        let extra: usize = self.sessions.iter().flatten().map(|one| one.extra_bytes()).sum();
+        assert_eq!(extra, self.extra_bytes, "the memory of what few sessions have");
+        self.departed.check_invariants();
     }
 }

@@ -2,20 +2,25 @@
 
 use std::sync::Arc;
 
-use super::entry::{DepartedEntry, EntryExtra, GatewayEntry, SessionPhase};
-use super::moves::{DEPARTED_BYTES_MAX, EXPIRED};
+use super::departed::{ACK_MS_MAX, DepartedEntry, give_up};
+use super::entry::{GatewayEntry, SessionPhase};
 use super::{Gateway, link_settings};
-use crate::admission::Admission;
 use crate::admission::tables::Entered;
+use crate::admission::{Admission, Denied};
 use crate::auth::Identity;
 use crate::backend::queue::EventUser;
 use crate::hub::{ChannelName, ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
-use crate::session::gateway::UpState;
 use crate::session::hub::Realm;
 use crate::shard::connections::{
-    Connections, Goodbye, LINKED, LinkOpening, MessageContext, SessionReadiness, Sessions, TooMuch,
-    UNSET, ticks,
+    Connections, Goodbye, LINKED, MessageContext, SessionReadiness, Sessions, TooMuch, UNSET, ticks,
+};
+
+/// The end of a client whose identity has expired.
+const EXPIRED: Goodbye<'static> = Goodbye {
+    code: CloseCode::EXPIRED,
+    reason: "the identity of the client has expired; reconnect",
+    retry_after_ms: 0,
 };
 
 impl Gateway {
@@ -37,14 +42,14 @@ impl Gateway {
         match self.admission().enter_user(&user, most) {
             Entered::Counted => {
                 if let Some(entry) = self.entry_mut(index) {
-                    entry.is_counted = true;
+                    entry.replace_counted(true);
                 }
             }
             Entered::Full => {
-                connections.counters_mut().count_denial(crate::admission::Denied::UserFull);
+                connections.counters_mut().count_denial(Denied::UserFull);
                 let reason = "user is at its connection limit; close one first";
                 let code = CloseCode::RATE_LIMITED;
-                connections.close(self, index, Goodbye { code, reason, retry_after_ms: 0 });
+                self.disconnect(connections, index, code, reason);
             }
             Entered::NoRoom => {}
         }
@@ -59,7 +64,7 @@ impl Gateway {
     ) {
         let Some(entry) = self.entry_mut(index) else { return };
         let earlier = entry.identity.replace(identity);
-        let was_counted = std::mem::take(&mut entry.is_counted);
+        let was_counted = entry.replace_counted(false);
         let user = earlier.and_then(|own| own.user.clone());
         if let Some(user) = user.filter(|_| was_counted) {
             self.admission().leave_user(&user);
@@ -83,31 +88,32 @@ impl Gateway {
         let (Some(backend), Some(settings)) =
             (connections.route(index).application, link_settings(connections, index))
         else {
-            return entry.leave_counts();
+            return give_up(connections, &entry);
         };
-        let bytes = size_of::<DepartedEntry>() + entry.up.bytes();
-        if self.departed_bytes + bytes > DEPARTED_BYTES_MAX {
-            connections.counters_mut().gateway_messages_lost +=
-                entry.up.unacknowledged().count() as u64;
-            return entry.leave_counts();
-        }
-        self.departed_bytes += bytes;
+        let (tick, hold_ms) = (connections.tick(), settings.hold_ms);
+        let is_leaving = entry.phase() == SessionPhase::Leaving;
+        let patience_ms = if is_leaving { settings.drain_ms } else { ACK_MS_MAX };
         let connection = ConnectionId {
             node: self.node,
             shard: self.id,
             session: index | LINKED,
             serial: entry.serial,
         };
-        let departed = DepartedEntry {
+        let mut departed = DepartedEntry {
             entry,
             connection,
             code: code.get().into(),
             backend,
             path: connections.route_path(index).into(),
             address: connections.peer_ip(index),
-            until: connections.tick() + ticks(settings.hold_ms.max(settings.drain_ms)),
+            until: tick + ticks(patience_ms),
         };
-        self.departed.insert(connections.token(index), departed);
+        if departed.has_no_link() {
+            departed.until = tick + ticks(hold_ms);
+        }
+        if let Err(one) = self.departed.insert(connections.token(index), departed) {
+            give_up(connections, &one.entry);
+        }
     }
 }
 
@@ -142,26 +148,8 @@ impl Sessions for Gateway {
         _protocol: ProtocolId,
     ) {
         let opened = connections.take_opened().expect("a session was opened before the upgrade");
-        let LinkOpening { link, connection, path, subprotocol, state, .. } = *opened;
-        let has_extra = path.is_some() || subprotocol.is_some() || state.is_some();
-        let extra = EntryExtra { path, subprotocol, state, ..EntryExtra::default() };
-        self.node = connection.node;
-        self.insert(
-            index,
-            GatewayEntry {
-                link: Some(link),
-                identity,
-                up: UpState::default(),
-                extra: has_extra.then(|| Box::new(extra)),
-                serial: connection.serial,
-                generation: connections.token(index).generation,
-                phase: SessionPhase::Open,
-                must_leave: false,
-                is_slow: false,
-                awaits_room: false,
-                is_counted: false,
-            },
-        );
+        let generation = connections.token(index).generation;
+        self.insert(index, GatewayEntry::new(*opened, identity, generation));
         if let Some((id, user)) = self.client(index) {
             connections.report_open(index, id, user);
         }
@@ -228,10 +216,7 @@ impl Sessions for Gateway {
                 .tick()
                 .saturating_add(ticks(wait_ms.min(u64::from(u32::MAX / 2)) as u32) + 1)
         });
-        // A deadline of the phase is kept nowhere else.
-        let has_phase_due = entry.phase != SessionPhase::Open || entry.must_leave;
-        let phase_due = if has_phase_due { connections.session_due(index) } else { UNSET };
-        connections.set_session_due(index, expiry.min(phase_due));
+        connections.set_session_due(index, expiry.min(entry.phase_due));
     }
 
     fn note_round_trip(&mut self, _index: u32, _took_ns: u64) {}
@@ -249,10 +234,10 @@ impl Sessions for Gateway {
 
     fn end_session(&mut self, connections: &mut Connections, index: u32, code: CloseCode) {
         let Some(mut entry) = self.remove(index) else { return };
-        if let Some(user) = entry.user().filter(|_| entry.is_counted) {
+        let was_counted = entry.replace_counted(false);
+        if let Some(user) = entry.user().filter(|_| was_counted) {
             self.admission().leave_user(user);
         }
-        entry.is_counted = false;
         connections.set_session_due(index, UNSET);
         connections.set_readiness(index, SessionReadiness::default());
         let link = entry.link.as_ref().filter(|link| entry.is_open() && !link.is_closed());

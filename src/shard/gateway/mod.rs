@@ -19,22 +19,25 @@
 //!   acknowledged.
 //!
 //! Files: `entry` (a session), `layer` (calls of connections), `outbound` (records to links),
-//! `inbound` (records of links), `moves` and `rebalance` (between links), `commands`
+//! `inbound` (records of links), `moves` and `rebalance` (between links, at a
+//! `pace`), `departed` (of closed connections), `commands`
 //! (of operators).
 //!
 //! Rejected: sessions on the outer thread. Each message would take a lock or a queue of its own,
 //! and a thread that waits for one application would hold up the others.
 
 mod commands;
+mod departed;
 mod entry;
 mod inbound;
 mod invariants;
 mod layer;
 mod moves;
 mod outbound;
+mod pace;
 mod rebalance;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::connections::{Connections, SessionReadiness};
@@ -44,7 +47,8 @@ use crate::backend::links::{BackendLink, LinkMail};
 use crate::driver::Token;
 use crate::session::gateway::{SpareQueues, UpLimits};
 use commands::Disconnecting;
-use entry::{DepartedEntry, GatewayEntry, SessionPhase};
+use departed::Departed;
+use entry::{GatewayEntry, Receipt};
 use moves::Sweep;
 use outbound::Outgoing;
 use rebalance::Rebalance;
@@ -58,9 +62,9 @@ pub(super) struct Gateway {
     /// By the slot of the connection.
     sessions: Vec<Option<Box<GatewayEntry>>>,
     session_count: u32,
-    /// Sessions whose connection has closed before all messages were acknowledged.
-    departed: BTreeMap<Token, DepartedEntry>,
-    departed_bytes: usize,
+    /// The memory of what few sessions have.
+    extra_bytes: usize,
+    departed: Departed,
     /// The session that ends now is over for the application already.
     is_closed_by_application: bool,
     spare: SpareQueues,
@@ -74,6 +78,8 @@ pub(super) struct Gateway {
     awaiting_room: Vec<Token>,
     /// Links have room again.
     has_room: bool,
+    /// Of the sessions that waited, those that are still to be checked.
+    waking: Vec<Token>,
     sweep: Sweep,
     rebalance: Rebalance,
     /// Users whose connections are being closed.
@@ -91,19 +97,22 @@ struct Inbound {
     records: Vec<u8>,
     /// The bytes that are processed.
     start: usize,
+    /// The sessions of the next record, a `many`, that have its message already.
+    many_sessions: usize,
 }
 
 impl Gateway {
     /// Makes the gateway of a shard.
     pub(super) fn new(id: u16, directory: Arc<Directory>) -> Box<Self> {
+        let node = directory.hub().map_or(0, |hub| hub.realm.node);
         Box::new(Self {
             id,
-            node: 0,
+            node,
             directory,
             sessions: Vec::new(),
             session_count: 0,
-            departed: BTreeMap::new(),
-            departed_bytes: 0,
+            extra_bytes: 0,
+            departed: Departed::default(),
             is_closed_by_application: false,
             spare: SpareQueues::default(),
             outgoing: Outgoing::default(),
@@ -111,6 +120,7 @@ impl Gateway {
             has_lost_links: false,
             awaiting_room: Vec::new(),
             has_room: false,
+            waking: Vec::new(),
             sweep: Sweep::default(),
             rebalance: Rebalance::default(),
             disconnecting: VecDeque::new(),
@@ -129,7 +139,7 @@ impl Gateway {
     pub(super) fn take_mail(&mut self, mail: LinkMail) {
         match mail {
             LinkMail::Records { link, records } => {
-                self.inbox.push_back(Inbound { link, records, start: 0 });
+                self.inbox.push_back(Inbound { link, records, start: 0, many_sessions: 0 });
             }
             LinkMail::Room => self.has_room = true,
             LinkMail::Ready => {
@@ -156,14 +166,20 @@ impl Gateway {
         self.session_count
     }
 
-    /// Returns the memory of sessions and of unacknowledged messages (bytes).
+    /// Returns the memory of sessions, also of closed connections (bytes). That of unacknowledged
+    /// messages is counted with their links.
     pub(super) fn bytes(&self) -> u64 {
         let per_session = size_of::<GatewayEntry>() * self.session_count as usize;
-        let departed = self.departed.len() * size_of::<Token>();
-        let inbox: usize = self.inbox.iter().map(|one| one.records.capacity()).sum();
-        let own = self.sessions.len() * size_of::<usize>() + per_session + departed + inbox;
-        let own = own + self.outgoing.bytes();
-        (own + self.departed_bytes) as u64
+        let places = self.sessions.len() * size_of::<usize>();
+        let waiting = self.awaiting_room.capacity() * size_of::<Token>();
+        let own = places + per_session + self.extra_bytes + waiting;
+        (own + self.outgoing.bytes() + self.departed.bytes()) as u64
+    }
+
+    /// Returns whether records of a lost link are to be processed: its sessions must not move
+    /// before, because these records arrived while they were on it.
+    fn awaits_records(&self) -> bool {
+        self.inbox.iter().any(|inbound| inbound.link.is_closed())
     }
 
     fn entry(&self, index: u32) -> Option<&GatewayEntry> {
@@ -188,11 +204,31 @@ impl Gateway {
         let earlier = self.sessions[at].replace(Box::new(entry));
         assert!(earlier.is_none(), "the session of an earlier connection has ended");
         self.session_count += 1;
+        self.extra_bytes += self.entry(index).map_or(0, GatewayEntry::extra_bytes);
+    }
+
+    /// Keeps JSON of the application with a session.
+    fn set_state(&mut self, index: u32, state: Box<str>) {
+        let Some(entry) = self.entry_mut(index) else { return };
+        let before = entry.extra_bytes();
+        entry.extra_mut().state = Some(state);
+        let after = entry.extra_bytes();
+        self.extra_bytes = self.extra_bytes - before + after;
+    }
+
+    /// Adds what the application wants to know once a message is sent.
+    fn push_receipt(&mut self, index: u32, receipt: Receipt) {
+        let Some(entry) = self.entry_mut(index) else { return };
+        let before = entry.extra_bytes();
+        entry.extra_mut().receipts.push_back(receipt);
+        let after = entry.extra_bytes();
+        self.extra_bytes = self.extra_bytes - before + after;
     }
 
     fn remove(&mut self, index: u32) -> Option<Box<GatewayEntry>> {
         let entry = self.sessions.get_mut(index as usize)?.take()?;
         self.session_count -= 1;
+        self.extra_bytes -= entry.extra_bytes();
         Some(entry)
     }
 
@@ -205,11 +241,10 @@ impl Gateway {
             return connections.set_readiness(index, SessionReadiness::default());
         };
         let lacks_room = entry.link.as_ref().is_some_and(|link| link.is_full());
-        let is_waiting = entry.phase != SessionPhase::Open || entry.up.is_full(limits);
+        let is_waiting = !entry.is_open() || entry.up.is_full(limits);
         let readiness =
             SessionReadiness::new(is_waiting || lacks_room, false, entry.awaits_drain());
-        if lacks_room && !entry.awaits_room {
-            entry.awaits_room = true;
+        if lacks_room && !entry.replace_awaits_room(true) {
             self.awaiting_room.push(token);
         }
         if connections.readiness(index) != readiness {

@@ -7,6 +7,7 @@ use super::entry::GatewayEntry;
 use crate::backend::links::BackendLink;
 use crate::driver::Token;
 use crate::link::{LinkRecord, LinkSession, RecordFlags, RecordKind, append_record};
+use crate::metrics::Counters;
 use crate::proto::ws::DataKind;
 use crate::shard::connections::{Connections, SessionReadiness};
 
@@ -29,6 +30,34 @@ impl Outgoing {
     /// Appends the end of a session.
     pub(super) fn close(&mut self, link: &Arc<BackendLink>, session: LinkSession, code: u32) {
         self.append(link, &LinkRecord::new(RecordKind::Close, session, code, b""));
+    }
+
+    /// Appends the request to finish with a session on a link that it leaves.
+    pub(super) fn close_moved(&mut self, link: &Arc<BackendLink>, session: LinkSession) {
+        let close = LinkRecord::new(RecordKind::Close, session, 0, b"");
+        self.append(link, &close.with(RecordFlags::MOVED));
+    }
+
+    /// Appends a session that moves to a link, with this description, and all messages that are not
+    /// acknowledged; counts it there.
+    pub(super) fn open_moved(
+        &mut self,
+        counters: &mut Counters,
+        entry: &GatewayEntry,
+        link: &Arc<BackendLink>,
+        (session, body): (LinkSession, &[u8]),
+    ) {
+        link.enter();
+        link.add_unacked(entry.up.bytes());
+        let open = LinkRecord::new(RecordKind::Open, session, entry.up.acknowledged(), body);
+        self.append(link, &open.with(RecordFlags::MOVED));
+        counters.gateway_moved += 1;
+        for (number, message) in entry.up.unacknowledged() {
+            let kind = message_kind(message.kind);
+            let record = LinkRecord::new(kind, session, number, &message.payload);
+            self.append(link, &record.with(RecordFlags::REDELIVERED));
+            counters.gateway_redelivered += 1;
+        }
     }
 
     /// Queues the records for their links.
@@ -74,29 +103,12 @@ impl Gateway {
         }
     }
 
-    /// Sends all messages of a session again that are not acknowledged, over its new link.
-    pub(super) fn send_again(
-        outgoing: &mut Outgoing,
-        entry: &GatewayEntry,
-        link: &Arc<BackendLink>,
-        session: LinkSession,
-    ) -> u64 {
-        let mut count = 0;
-        for (number, message) in entry.up.unacknowledged() {
-            let kind = message_kind(message.kind);
-            let record = LinkRecord::new(kind, session, number, &message.payload);
-            outgoing.append(link, &record.with(RecordFlags::REDELIVERED));
-            count += 1;
-        }
-        count
-    }
-
     /// Reports what the application waits for, once the client's queue has drained far enough.
     pub(super) fn note_drained(&mut self, connections: &mut Connections, index: u32) {
         let queued = connections.outbox_bytes(index);
         let sent_bytes = connections.sent_bytes(index);
         let session = connections.session_id(index);
-        let low = connections.config().limits.outbox_low_bytes;
+        let low = connections.config().limits.outbox_low_bytes / 2;
         let Self { sessions, outgoing, .. } = self;
         let entry = sessions.get_mut(index as usize).and_then(Option::as_deref_mut);
         let Some(entry) = entry else { return };
@@ -110,8 +122,8 @@ impl Gateway {
                 extra.receipts.pop_front();
             }
         }
-        if entry.is_slow && queued <= low {
-            entry.is_slow = false;
+        if entry.is_slow() && queued <= low {
+            entry.replace_slow(false);
             let bytes = u32::try_from(queued).unwrap_or(u32::MAX);
             let record = LinkRecord::new(RecordKind::Ready, session, bytes, b"");
             entry.link.iter().for_each(|link| outgoing.append(link, &record));

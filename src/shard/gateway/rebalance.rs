@@ -3,11 +3,13 @@
 //! A session without unacknowledged messages leaves a link that has clearly more than its share, in
 //! the way in which it leaves one that drains: its client notices nothing.
 
+use std::sync::Arc;
+
 use super::entry::SessionPhase;
+use super::pace::Pace;
 use super::{Gateway, link_settings};
 use crate::backend::links::BackendLink;
-use crate::shard::connections::{Connections, TICK_MS};
-use std::sync::Arc;
+use crate::shard::connections::Connections;
 
 /// Sessions that are visited in a tick.
 const VISITED_PER_TICK: usize = 1_024;
@@ -21,8 +23,7 @@ pub(super) struct Rebalance {
     is_active: bool,
     cursor: usize,
     tick: u32,
-    /// Thousandths of a move that are still allowed.
-    credit: u64,
+    pace: Pace,
     /// Sessions visited since the last one moved.
     visited: usize,
 }
@@ -70,38 +71,36 @@ impl Gateway {
         links: &[Arc<BackendLink>],
     ) -> bool {
         let Some(entry) = self.entry(index) else { return true };
-        let may_move = entry.phase == SessionPhase::Open
-            && !entry.must_leave
+        let may_move = entry.phase() == SessionPhase::Open
+            && !entry.must_leave()
             && entry.up.is_acknowledged()
             && entry.link.as_ref().is_some_and(|link| is_overloaded(link, links));
         if !may_move {
             return true;
         }
-        let per_second = link_settings(connections, index).map_or(0, |own| own.rebalance_per_s);
-        if per_second == 0 {
+        let Some(settings) = link_settings(connections, index) else { return true };
+        // By the user, a session would come back to the same instance.
+        if settings.rebalance_per_s == 0 || settings.by_user {
             return true;
         }
-        let per_tick = u64::from(per_second) * TICK_MS / self.directory.len().max(1) as u64;
-        let rebalance = &mut self.rebalance;
-        if rebalance.credit < 1000 {
-            // Once a tick; what is not used does not add up.
-            rebalance.credit = (rebalance.credit + per_tick).min(per_tick.max(1000));
-            if rebalance.credit < 1000 {
-                rebalance.cursor -= 1;
-                rebalance.visited -= 1;
-                return false;
-            }
+        let (tick, per_second) = (connections.tick(), settings.rebalance_per_s);
+        if !self.rebalance.pace.take(tick, per_second, self.directory.len()) {
+            (self.rebalance.cursor, self.rebalance.visited) =
+                (self.rebalance.cursor - 1, self.rebalance.visited - 1);
+            return false;
         }
-        rebalance.credit -= 1000;
-        rebalance.visited = 0;
-        let has_more = rebalance.credit >= 1000;
+        self.rebalance.visited = 0;
         self.leave_link(connections, index);
-        has_more
+        true
     }
 }
 
 /// Returns whether a link has clearly more than its share of the sessions of its application.
 fn is_overloaded(link: &BackendLink, links: &[Arc<BackendLink>]) -> bool {
+    // One that drains is left anyway.
+    if link.is_draining() || link.is_closed() {
+        return false;
+    }
     let facts = link.facts();
     let of_backend = || {
         let open = links.iter().filter(|one| !one.is_draining() && !one.is_closed());

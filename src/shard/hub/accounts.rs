@@ -56,6 +56,16 @@
 //!   16 MiB; on their way ([`crate::backend::events`]) `backend.events_bytes_max` for each
 //!   application. Beyond that they are dropped and counted by kind. Class `events`. Until the
 //!   application accepts them, for `backend.retry_for_s` at most.
+//! - **Messages that an application has not acknowledged** (`shard/gateway`):
+//!   `backend.unacked_messages_max` and `backend.unacked_bytes_max` for each client, then it is not
+//!   read from. Class `links`. With the acknowledgement, or with the client's session.
+//! - **The same of closed connections**: 64 MiB of each shard, then they are dropped and counted.
+//!   Class `sessions`. By deadline, 5 minutes; without a link, `backend.hold_ms`.
+//! - **Records for links**: `backend.link_queue_bytes_max`, then clients are not read from and new
+//!   ones get 503; at four times that and 64 MiB the link ends. Class `links`. Sent.
+//! - **Records of links**: 64 MiB of the process, then links are not read from. Class `links`.
+//! - **Commands of applications**: 16 MiB, then they are rejected.
+//! - **Messages that a `sent` is wanted for**: outboxes. With the outbox, or a move.
 //! - **Questions to applications**: on the way to the outer thread ([`crate::backend::hook_line`])
 //!   65,536 and 64 MiB; at each application's desk ([`crate::hooks`]) 262,144, of which
 //!   `backend.hook_waiting_max` distinct ones, and 64 MiB, may wait beyond the

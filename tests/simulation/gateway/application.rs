@@ -52,6 +52,10 @@ pub(crate) struct Application {
     pub(crate) redelivered: u64,
     /// Opens with the flag for moved sessions.
     pub(crate) moved: u64,
+    /// Whether `open` is answered with what is no `accept`.
+    pub(crate) answers_wrongly: bool,
+    /// Whether messages are acknowledged.
+    pub(crate) acknowledges: bool,
     pub(crate) limits: (usize, usize),
     pub(crate) seed: u64,
 }
@@ -66,6 +70,8 @@ impl Application {
             known: BTreeMap::new(),
             redelivered: 0,
             moved: 0,
+            answers_wrongly: false,
+            acknowledges: true,
             limits: (4, 2000),
             seed,
         }
@@ -101,6 +107,16 @@ impl Application {
 
     pub(crate) fn sessions_by_link(&self) -> Vec<usize> {
         self.ends.iter().map(|end| end.sessions.len()).collect()
+    }
+
+    /// The number of links that the node wants to end.
+    pub(crate) fn faults(&self) -> usize {
+        self.ends.iter().filter(|end| end.link.fault().is_some()).count()
+    }
+
+    /// The first of them.
+    pub(crate) fn faulty(&self) -> Option<usize> {
+        self.ends.iter().position(|end| end.link.fault().is_some())
     }
 
     pub(crate) fn session_count(&self) -> usize {
@@ -220,7 +236,8 @@ impl Application {
         let earlier = self.ends[at].sessions.insert(record.session, own);
         assert!(earlier.is_none(), "seed {seed}: a session is opened once on a link");
         if !is_moved {
-            let body = br#"{"user":"u","state":{"n":1}}"#;
+            let right: &[u8] = br#"{"user":"u","state":{"n":1}}"#;
+            let body = if self.answers_wrongly { b"[]" } else { right };
             self.send(at, &LinkRecord::new(RecordKind::Accept, record.session, 0, body));
         }
     }
@@ -265,7 +282,7 @@ impl Application {
 
     fn acknowledge(&mut self, at: usize, session: LinkSession) {
         let own = self.ends[at].sessions.get_mut(&session).unwrap();
-        if own.acknowledged == own.arrived {
+        if own.acknowledged == own.arrived || !self.acknowledges {
             return;
         }
         own.acknowledged = own.arrived;
@@ -296,14 +313,30 @@ impl Application {
 
     /// Sends one text to all sessions of a link.
     pub(crate) fn broadcast(&self, at: usize, text: &str) {
+        self.broadcast_again(at, text, 1);
+    }
+
+    /// The same this many times, with one record for each shard.
+    pub(crate) fn broadcast_again(&self, at: usize, text: &str, times: usize) {
         for shard in 0..self.directory.shard_count() {
             let of_shard = self.ends[at].sessions.keys().filter(|id| id.shard == shard);
-            let ids: Vec<LinkSession> = of_shard.copied().collect();
+            let ids = of_shard.copied().collect::<Vec<LinkSession>>().repeat(times);
             let mut body: Vec<u8> = ids.iter().flat_map(|id| id.encode()).collect();
             body.extend_from_slice(text.as_bytes());
             assert!(sessions_of_many(&body, ids.len() as u32).is_some());
             let session = LinkSession { shard, ..LinkSession::NONE };
             self.send(at, &LinkRecord::new(RecordKind::Many, session, ids.len() as u32, &body));
+        }
+    }
+
+    /// Names the user of all clients, though they are open already.
+    pub(crate) fn name_all(&self, user: &str) {
+        let body = format!(r#"{{"user":"{user}","state":{{"n":1}}}}"#);
+        for (at, end) in self.ends.iter().enumerate() {
+            for session in end.sessions.keys() {
+                let kind = RecordKind::Accept;
+                self.send(at, &LinkRecord::new(kind, *session, 0, body.as_bytes()));
+            }
         }
     }
 

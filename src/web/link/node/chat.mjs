@@ -6,6 +6,7 @@ import { Backend, Reject } from "./seawall-link.mjs";
 
 /** @type {Map<string, Set<import("./seawall-link.mjs").Session>>} */
 const rooms = new Map();
+const isWord = (text) => /^[\p{L}\p{N}_-]{1,64}$/u.test(text);
 const say = (room, event) => backend.sendMany(rooms.get(room) ?? [], JSON.stringify(event));
 
 function enter(session, room) {
@@ -22,9 +23,11 @@ function leave(session, { name, room }) {
 const backend = new Backend({
   // A session that was moved here, by a deploy or a failure, brings its state along.
   open(session, { query, moved }) {
-    const name = new URLSearchParams(query).get("name");
+    const name = new URLSearchParams(query).get("name") ?? "";
     const state = session.state ?? { name, room: session.path.split("/").at(-1) };
-    if (!state.name) return new Reject(401, "add ?name=YOURS to the URL");
+    // Before anything is changed: a client that is rejected gets no `close`.
+    if (!isWord(state.name)) return new Reject(401, "add ?name=YOURS to the URL, 1 to 64 letters");
+    if (!isWord(state.room)) return new Reject(403, "the path ends with a room of 1 to 64 letters");
     enter(session, state.room);
     if (!moved) say(state.room, { joined: state.name });
     return { user: state.name, state };
@@ -33,7 +36,8 @@ const backend = new Backend({
   message(session, text, { number }) {
     const { name, room } = session.state;
     const next = /^\/room (\S+)$/.exec(text)?.[1];
-    if (!next) return say(room, { id: `${session.connection}/${number}`, from: name, text });
+    if (typeof text !== "string") return session.close(4003, "send text");
+    if (!next || !isWord(next)) return say(room, { id: `${session.connection}/${number}`, from: name, text });
     say(room, leave(session, session.state));
     session.setState({ name, room: next });
     enter(session, next);

@@ -6,11 +6,16 @@ The room is the path's last part (`/chat/lobby?name=ann`), or the one of the las
 import asyncio
 import json
 import os
+import re
 import signal
 from collections import defaultdict
 from urllib.parse import parse_qs
 
 from seawall_link import Backend, Reject
+
+
+def is_word(text):
+    return re.fullmatch(r"[\w-]{1,64}", text) is not None
 
 
 class Chat:
@@ -25,8 +30,11 @@ class Chat:
     def open(self, session, request):
         name = parse_qs(request.get("query", "")).get("name", [""])[0]
         state = session.state or {"name": name, "room": session.path.split("/")[-1]}
-        if not state["name"]:
-            raise Reject(401, "add ?name=YOURS to the URL")
+        # Before anything is changed: a client that is rejected gets no `close`.
+        if not is_word(state["name"]):
+            raise Reject(401, "add ?name=YOURS to the URL, 1 to 64 letters")
+        if not is_word(state["room"]):
+            raise Reject(403, "the path ends with a room of 1 to 64 letters")
         self.rooms[state["room"]].add(session)
         if not request["moved"]:
             self.say(state["room"], {"joined": state["name"]})
@@ -35,7 +43,9 @@ class Chat:
     # A message may be delivered again after a failure: `id` lets clients drop repeats.
     def message(self, session, text, meta):
         name, room = session.state["name"], session.state["room"]
-        if not text.startswith("/room "):
+        if meta.binary:
+            return session.close(4003, "send text")
+        if not text.startswith("/room ") or not is_word(text[len("/room ") :]):
             message = {"id": f"{session.connection}/{meta.number}", "from": name, "text": text}
             return self.say(room, message)
         self.rooms[room].discard(session)

@@ -136,6 +136,9 @@ class Backend:
                     await Link(self, reader, writer, False).run()
             except (OSError, ValueError, EOFError, asyncio.LimitOverrunError, asyncio.TimeoutError):
                 pass
+            except asyncio.CancelledError:
+                # The loop ends. Python 3.11 and older would print that for each link.
+                pass
             finally:
                 writer.close()
 
