@@ -169,6 +169,7 @@ impl<'t> Claims<'t> {
             expires_s: Some(expires_s),
             key,
             application: None,
+            app: None,
         })
     }
 

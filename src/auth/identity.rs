@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Fingerprint;
 use super::pattern::Pattern;
+use super::pusher_app::PusherApp;
 
 /// A client's identity; the default is anonymous.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,9 @@ pub struct Identity {
     pub key: Option<Fingerprint>,
     /// The name of the application that has identified the client, without a token.
     pub application: Option<Arc<str>>,
+    /// The app of the Pusher protocol whose client it is. Then rights come with signatures of the
+    /// app's backend, and the user is one of the app's.
+    pub app: Option<Arc<PusherApp>>,
 }
 
 impl Identity {

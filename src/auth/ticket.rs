@@ -153,6 +153,7 @@ impl Sealer {
             expires_s: form.identity_expires_s,
             key: form.key,
             application: form.application.map(Arc::from),
+            app: None,
         };
         Ok(Ticket {
             identity: Arc::new(identity),

@@ -262,7 +262,8 @@ pub(super) fn connect_routes(
         };
         let is_gateway = route.handler == HandlerName::Gateway;
         let asks = route.connect == ConnectRule::Backend && !is_gateway;
-        let has_sessions = is_gateway || route.handler == HandlerName::Hub;
+        let has_sessions =
+            is_gateway || matches!(route.handler, HandlerName::Hub | HandlerName::Pusher);
         links::check_route(route, &fault, faults);
         if !has_sessions && !asks {
             if !route.backend.is_empty() {

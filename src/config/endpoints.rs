@@ -167,24 +167,14 @@ pub(super) fn route(
     for (key, problem) in ranges::find_errors(written.numbers()) {
         faults.0.push(at(key, &format!("{key} {problem}")));
     }
-    let origins = match written.origins.as_slice() {
-        [] => Origins::SameOrigin,
-        list if list.iter().any(|origin| origin == "*") => Origins::Any,
-        list => match Origins::list(list) {
-            Ok(origins) => origins,
-            Err(fault) => {
-                faults.0.push(at("origins", &format!("origins: {fault}")));
-                return None;
-            }
-        },
-    };
+    let origins = faults.check(origins(written).map_err(|text| at("origins", &text)))?;
     if faults.0.len() > before {
         return None;
     }
     Some((
         http::Route {
             path: written.path.clone(),
-            prefix: written.r#match == file::Matching::Prefix,
+            prefix: written.r#match == file::Matching::Prefix || is_for_apps(written),
             subprotocols: subprotocols(written),
             origins,
             compression: (written.compression != file::CompressionMode::Off).then_some(Policy {
@@ -210,6 +200,21 @@ pub(super) fn route(
             slow_reader: written.slow_reader,
         },
     ))
+}
+
+/// Returns whether clients of apps connect to a route, below its path.
+fn is_for_apps(written: &file::Route) -> bool {
+    written.handler == file::HandlerName::Pusher
+}
+
+fn origins(written: &file::Route) -> Result<Origins, String> {
+    match written.origins.as_slice() {
+        // The pages of an app are on other hosts; its backend signs what needs a right.
+        [] if is_for_apps(written) => Ok(Origins::Any),
+        [] => Ok(Origins::SameOrigin),
+        list if list.iter().any(|origin| origin == "*") => Ok(Origins::Any),
+        list => Origins::list(list).map_err(|fault| format!("origins: {fault}")),
+    }
 }
 
 fn subprotocols(written: &file::Route) -> Vec<String> {

@@ -31,7 +31,15 @@ pub(super) fn namespaces(
     if list.is_empty() && !keys_configured {
         list.push(all);
     }
+    list.extend(file.apps.iter().filter_map(|app| of_app(&app.id, &granted)));
     (faults.0.len() == before).then(|| Namespaces::new(list, granted))
+}
+
+/// Returns the rules for the channels of an app, where none are written: other clients need a right
+/// that names the channel.
+fn of_app(id: &str, granted: &Namespace) -> Option<Namespace> {
+    let pattern = Pattern::new(&format!("{id}:*")).ok()?;
+    Some(Namespace { pattern, history_messages: 0, presence: true, ..granted.clone() })
 }
 
 fn namespace(

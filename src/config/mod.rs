@@ -6,6 +6,7 @@
 //! the table for users.
 
 mod acme;
+mod apps;
 mod backend;
 mod cluster;
 mod credentials;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use crate::acme::AcmeSettings;
 use crate::admission;
 use crate::admission::limiter::RateBounds;
-use crate::auth::{ApiKeys, JwksSource, Namespaces, Sealer, Verifier};
+use crate::auth::{ApiKeys, JwksSource, Namespaces, PusherApps, Sealer, Verifier};
 use crate::backend::BackendSettings;
 use crate::cluster::ClusterSettings;
 use crate::driver::batch::Bounds;
@@ -271,6 +272,8 @@ pub struct Config {
     /// The kinds of events of channels that any of them wants.
     pub channel_events: EventKinds,
     pub namespaces: Namespaces,
+    /// The apps of the Pusher protocol.
+    pub apps: PusherApps,
     pub auth: Auth,
     pub resume: Resume,
     /// Whether `/metrics` requires an API key too.

@@ -108,6 +108,7 @@ impl Written {
         // Once more with the restored values: limits depend on them, such as the number of shards.
         let mut config = self.validate(open_files, cores)?;
         config.keep_authentication((old_file, &self.file), old)?;
+        config.reject_first_app(old)?;
         config.follow_routes(old, is_in_use)?;
         config.epoch = old.epoch + 1;
         // An engine may have lowered it.
@@ -179,6 +180,14 @@ impl Config {
             new.verifier.adopt_fetched(&old.verifier);
         }
         Ok(())
+    }
+
+    /// Rejects apps where there were none at the start: publications would need one more encoding.
+    fn reject_first_app(&self, old: &Self) -> Result<(), ConfigError> {
+        if self.apps.is_empty() || !old.apps.is_empty() {
+            return Ok(());
+        }
+        Err(at("app", "cannot be added while running if there was none before; restart"))
     }
 
     /// Gives existing routes their old index, and new ones an index that no connection has any

@@ -6,12 +6,12 @@ use super::file::{self, Engine, File, Metrics, Process};
 use super::file_stamps::FileStamps;
 use super::tls::PreparedTls;
 use super::{
-    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, at, backend, cluster,
-    credentials, error, hub, ranges, secret_files, tls,
+    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, apps, at, backend,
+    cluster, credentials, error, hub, ranges, secret_files, tls,
 };
 use crate::admission::limiter::{RateBound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
-use crate::auth::Namespaces;
+use crate::auth::{Namespaces, PusherApps};
 use crate::driver::listener::Address;
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
@@ -64,7 +64,7 @@ impl Config {
         let acme = acme::settings(file, &mut faults);
         let cluster = cluster::settings(file, &mut faults);
         let backends = backend::backends(file, &mut faults);
-        let Endpoints { listeners, tls, routes, admin, auth, namespaces, .. } = endpoints;
+        let Endpoints { listeners, tls, routes, admin, auth, namespaces, apps, .. } = endpoints;
         let PreparedTls { certificates, admin: admin_tls } = tls;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);
@@ -98,6 +98,7 @@ impl Config {
             backends,
             channel_events: backend::wanted_kinds(&namespaces),
             namespaces,
+            apps,
             auth,
             resume,
             metrics_auth: file.admin.metrics_auth,
@@ -126,6 +127,7 @@ struct Endpoints {
     admin: Option<Address>,
     auth: Option<Auth>,
     namespaces: Option<Namespaces>,
+    apps: PusherApps,
 }
 
 impl Endpoints {
@@ -163,7 +165,8 @@ impl Endpoints {
         let namespaces = hub::namespaces(file, keys, bytes_max, faults);
         let listeners_written = written.len() as u32;
         let routes = checked;
-        Self { listeners_written, listeners, tls, routes, admin, auth, namespaces }
+        let apps = apps::apps(file, faults);
+        Self { listeners_written, listeners, tls, routes, admin, auth, namespaces, apps }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::outer::OuterThread;
 use crate::session::SeawallV1;
 use crate::session::hub::{Realm, SessionLimits};
 use crate::session::protocol::Protocols;
+use crate::session::pusher::PusherV7;
 use crate::shard::mail::{HubShared, MakeLog};
 
 /// Channels of the process that stay subscribed without members.
@@ -33,7 +34,11 @@ pub(super) fn make_hub(
     if !config.has_sessions() {
         return Ok((None, None));
     }
-    let (protocols, node) = (Protocols::new(&SeawallV1), make_node());
+    let mut protocols = Protocols::new(&SeawallV1);
+    if !config.apps.is_empty() {
+        protocols.add(&PusherV7);
+    }
+    let node = make_node();
     let mut outer = None;
     let make_log: MakeLog = match config.cluster.as_ref().zip(thread) {
         Some((settings, thread)) => {
@@ -134,6 +139,7 @@ fn make_realm(config: &Config, node: u32, admission: Arc<Admission>) -> Realm {
         limits,
         admission,
     )
+    .with_apps(config.apps.clone())
 }
 
 /// Length of the longest request that can succeed: a publish of the largest content, or a `resume`
@@ -171,7 +177,7 @@ mod tests {
 
     #[test]
     fn routes_of_the_hub_offer_its_protocol() {
-        assert_eq!(SeawallV1.subprotocol(), SUBPROTOCOL);
+        assert_eq!(SeawallV1.subprotocol(), Some(SUBPROTOCOL));
     }
 
     #[test]

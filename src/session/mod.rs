@@ -5,6 +5,7 @@ pub mod echo;
 pub mod gateway;
 pub mod hub;
 pub mod protocol;
+pub mod pusher;
 mod seawall;
 
 pub use seawall::{SeawallV1, fuzz};

@@ -77,6 +77,11 @@ impl Sessions for Layers {
                     hub.open_session(connections, index, identity, protocol);
                 }
             }
+            HandlerName::Pusher => {
+                if let Some(hub) = &mut self.hub {
+                    hub.open_app_session(connections, index);
+                }
+            }
             HandlerName::Gateway => {
                 if let Some(gateway) = &mut self.gateway {
                     gateway.open_session(connections, index, identity, protocol);
@@ -135,8 +140,12 @@ impl Sessions for Layers {
         index: u32,
         goodbye: Goodbye<'_>,
         with_backlog: bool,
-    ) {
-        call_layer!(self, index, say_goodbye(connections, index, goodbye, with_backlog));
+    ) -> CloseCode {
+        if let Some(gateway) = self.gateway_at(index) {
+            return gateway.say_goodbye(connections, index, goodbye, with_backlog);
+        }
+        let hub = self.hub.as_deref_mut();
+        hub.map_or(goodbye.code, |hub| hub.say_goodbye(connections, index, goodbye, with_backlog))
     }
 
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32) {

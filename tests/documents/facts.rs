@@ -72,8 +72,8 @@ fn what_is_called_the_default_is_the_default() {
     assert!(count >= 3, "only {count} defaults are shown");
 }
 
-/// Fields of the protocol's `welcome` that look like options.
-const FIELDS: [&str; 1] = ["limits.message_bytes"];
+/// Words that look like options: a field of the protocol's `welcome`, and a host.
+const FIELDS: [&str; 2] = ["limits.message_bytes", "app.example"];
 
 /// Options in running text, as `section.key`.
 #[test]

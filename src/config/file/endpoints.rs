@@ -115,10 +115,11 @@ section! {
     "`prefix` where the path carries names of rooms or tenants.";
 
     /// The handler of connections: `hub` = channels, in JSON; `gateway` = messages go to the
-    /// application over links, and its messages to the client; `echo` = sends every message back.
+    /// application over links, and its messages to the client; `pusher` = channels of an `[[app]]`,
+    /// in the Pusher protocol, at `PATH/KEY`; `echo` = sends every message back.
     handler: HandlerName = HandlerName::Echo,
-    "`hub` for channels; `gateway` for a protocol of your own; `echo` for measurements and \
-     end-to-end health checks.";
+    "`hub` for channels; `pusher` for clients that exist; `gateway` for a protocol of your own; \
+     `echo` for measurements and end-to-end health checks.";
 
     /// Name of the `[[backend]]` that receives events of its connections, and answers their calls
     /// or receives their messages; empty = the only one, if there is exactly one. For the handlers
@@ -152,8 +153,8 @@ section! {
     "Set where clients offer some.";
 
     /// Origins that may connect, as `https://app.example` or, for all subdomains,
-    /// `https://*.app.example`: `["*"]` = any, empty = the page's own host only. Requests without
-    /// an Origin (not from a browser) are always accepted.
+    /// `https://*.app.example`: `["*"]` = any, empty = the page's own host only, or any for
+    /// `pusher`. Requests without an Origin (not from a browser) are always accepted.
     origins: Vec<String> = Vec::new(),
     "List the sites whose pages use this server.";
 
@@ -267,10 +268,12 @@ pub enum HandlerName {
     Hub,
     /// Messages go to an application over links, and back.
     Gateway,
+    /// Channels of apps, in the Pusher protocol.
+    Pusher,
 }
 
 impl OptionType for HandlerName {
-    const KIND: Kind = Kind::Choice(&["echo", "hub", "gateway"]);
+    const KIND: Kind = Kind::Choice(&["echo", "hub", "gateway", "pusher"]);
 }
 
 /// When clients of a gateway are connected.

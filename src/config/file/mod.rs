@@ -11,6 +11,7 @@ mod engine;
 mod hub;
 mod limits;
 mod process;
+mod pusher;
 mod secret;
 pub mod table;
 mod tls;
@@ -28,6 +29,7 @@ pub use engine::{DriverChoice, Engine};
 pub use hub::{Channel, Hub};
 pub use limits::{Limits, Rates};
 pub use process::Process;
+pub use pusher::App;
 pub use secret::{Secret, Secrets};
 use table::{ANY, Kind, NumberColumns, OptionType, Row, Section, section};
 pub use tls::{Acme, CertificateFiles, Tls};
@@ -63,6 +65,8 @@ pub struct File {
     pub channels: Vec<Channel>,
     #[serde(rename = "backend")]
     pub backends: Vec<Backend>,
+    #[serde(rename = "app")]
+    pub apps: Vec<App>,
     #[serde(rename = "key")]
     pub keys: Vec<Key>,
     #[serde(rename = "api_key")]
@@ -156,7 +160,7 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 23] = [
+pub const SECTIONS: [Section; 24] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
@@ -168,6 +172,7 @@ pub const SECTIONS: [Section; 23] = [
     Hub::SECTION,
     Cluster::SECTION,
     Backend::SECTION,
+    App::SECTION,
     Auth::SECTION,
     Key::SECTION,
     ApiKey::SECTION,

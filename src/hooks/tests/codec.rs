@@ -150,6 +150,7 @@ fn an_upgrade_is_accepted() {
         expires_s: Some(UNIX_S + 60),
         application: Some("app".into()),
         key: None,
+        app: None,
     };
     let subscribe: Arc<[_]> = ["a:1", "a:2"].into_iter().map(ChannelName::new).collect();
     let identity = Arc::new(identity);

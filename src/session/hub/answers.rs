@@ -90,6 +90,9 @@ impl HubSession {
             presence: by.presence.filter(|_| shows_members),
             grant: grant.as_deref(),
         });
+        if ends.is_none() {
+            self.ask_for_cached(call, by.channel, by.position);
+        }
         // The client has its reply, so that it can match the end of the subscription that follows.
         if let Some(reason) = ends {
             self.end_unasked(call, at, reason);
@@ -120,6 +123,11 @@ impl HubSession {
             Answer::History { position, messages } => {
                 let encoder = call.realm.protocols.encoder(call.protocol);
                 let position = *position;
+                if let AskedKind::Cached { offset_max } = asked.kind
+                    && messages.iter().any(|one| one.offset() > offset_max)
+                {
+                    return self.lift_bar(call);
+                }
                 call.queue_reply(&Reply::History { id, channel, position, messages, encoder });
             }
             Answer::Refused(refusal) => self.was_refused(call, &asked, channel, refusal),
@@ -140,7 +148,8 @@ impl HubSession {
             && let Some(at) = self.find(channel)
             && !self.subscriptions[at].is_live()
         {
-            self.take_subscription(at);
+            let subscription = self.take_subscription(at);
+            self.take_member(&subscription.channel);
             self.drop_grant(channel);
             call.effects.renumbered = true;
         }
@@ -154,7 +163,12 @@ impl HubSession {
             return;
         }
         call.effects.errors += 1;
-        call.say_error(asked.id.as_deref(), refusal);
+        let id = asked.id.as_deref();
+        if asked.kind.is_subscription() {
+            let refused = refusal;
+            return call.queue_reply(&Reply::SubscriptionRefused { id, channel, refused });
+        }
+        call.say_error(id, refusal);
     }
 
     /// Sends the change of a member's name to the channel's home.

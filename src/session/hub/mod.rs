@@ -6,16 +6,19 @@
 //! `resume`, and behind a pending subscription of the same channel.
 //!
 //! Files: `cutter` (splits frames into requests), `verbs` and `publishing` (execute requests),
-//! `pending` and `undecided` (requests in flight), `by_server` (requests of backends), `asking`
-//! (questions to applications), `answers` (replies of homes), `resume` (tickets and tokens),
-//! `review` (changed rights), `revoked` (void tickets and grants), `state`, `subscriptions` (looked
-//! up through an index if there are many), `realm` (shared by all sessions), `fuzz` (invariants).
+//! `app` (commands whose rights are signed), `charges` (what requests cost), `pending` and
+//! `undecided` (requests in flight), `by_server` (requests of backends), `asking` (questions to
+//! applications), `answers` (replies of homes), `resume` (tickets and tokens), `review` (changed
+//! rights), `revoked` (void tickets and grants), `state`, `subscriptions` (looked up through an
+//! index if there are many), `realm` (shared by all sessions), `fuzz` (invariants).
 //! `seawall/PROTOCOL.md` specifies `seawall.v1` for developers of clients and backends;
 //! `tests/hub/document.rs` compares its tables with the server.
 
 mod answers;
+mod app;
 mod asking;
 mod by_server;
+mod charges;
 mod cutter;
 pub mod fuzz;
 mod pending;
@@ -37,13 +40,14 @@ use std::sync::Arc;
 use pending::Pending;
 
 pub use answers::{JoinAnswer, MemberIndexes};
+pub use app::app_terms;
 pub use asking::SessionQuestion;
 pub use by_server::Outcome;
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention_of};
 pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
-pub use verbs::NO_PRESENCE;
+pub use verbs::{ChannelTerms, NO_PRESENCE};
 
 use crate::admission::limiter::RateKind;
 use crate::auth::{Identity, Subject};

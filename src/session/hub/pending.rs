@@ -49,6 +49,11 @@ pub(super) enum AskedKind {
     /// As part of a `resume`.
     Resume,
     Read,
+    /// The last event of a channel with a cache, if it is not later than this offset: later ones
+    /// are delivered to the new member.
+    Cached {
+        offset_max: u64,
+    },
     /// An application is asked.
     Question,
     Other,
@@ -63,7 +68,7 @@ impl AskedKind {
 
     /// Returns whether the outcome of a subscription depends on the reply.
     pub(super) fn is_subscription(self) -> bool {
-        !matches!(self, Self::Read | Self::Question | Self::Other)
+        !matches!(self, Self::Read | Self::Cached { .. } | Self::Question | Self::Other)
     }
 }
 

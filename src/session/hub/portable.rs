@@ -12,7 +12,7 @@ use super::{MemberIndexes, Realm};
 use crate::admission::limiter::LimiterState;
 use crate::admission::rate;
 use crate::auth::{ChannelGrant, Fingerprint, Identity, Right, Rights};
-use crate::hub::{ChannelName, ConnectionId};
+use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -41,6 +41,9 @@ pub struct IdentityState {
     /// The application that has identified the client.
     #[serde(default)]
     pub application: Option<String>,
+    /// The id of the app whose client it is.
+    #[serde(default)]
+    pub app: Option<String>,
 }
 
 /// One subscription.
@@ -51,6 +54,9 @@ pub struct SubscriptionState {
     pub listed: bool,
     /// The rights of a channel token or of the server's grant, their expiry, and the token's key.
     pub grant: Option<(Rights, u64, Option<Fingerprint>)>,
+    /// The user and the info as which a client of an app is listed there.
+    #[serde(default)]
+    pub member: Option<(String, Option<String>)>,
 }
 
 fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
@@ -60,6 +66,12 @@ fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
         watching: one.watcher_index != NONE,
         listed: one.listed,
         grant: grant.map(|grant| (grant.rights, grant.expires_s, grant.key)),
+        member: session.member_of(one.channel.as_str()).and_then(|member| match &member.key {
+            MemberKey::User(user) => {
+                Some((user.to_string(), member.info.as_deref().map(str::to_owned)))
+            }
+            MemberKey::Connection(_) => None,
+        }),
     }
 }
 
@@ -76,6 +88,7 @@ impl HubSession {
             expires_s: identity.expires_s,
             key: identity.key,
             application: identity.application.as_deref().map(str::to_owned),
+            app: identity.app.as_ref().map(|app| app.id().to_owned()),
         });
         let extras = self.extras.as_deref();
         let rates = extras.iter().flat_map(|extras| &extras.rates);
@@ -109,6 +122,7 @@ impl HubSession {
                 expires_s: saved.expires_s,
                 key: saved.key,
                 application: saved.application.as_deref().map(Arc::from),
+                app: saved.app.as_deref().and_then(|id| realm.apps.find(id)).cloned(),
             })
         });
         let id = ConnectionId::parse(&state.connection)?;
@@ -120,6 +134,11 @@ impl HubSession {
             let channel = ChannelName::new(&saved.channel);
             if let Some((rights, expires_s, key)) = saved.grant {
                 session.set_grant(&channel, ChannelGrant { rights, expires_s, key });
+            }
+            if let Some((user, info)) = &saved.member {
+                let (key, info) = (MemberKey::User(user.as_str().into()), info.as_deref());
+                let info = info.map(Arc::from);
+                session.set_member(&channel, Arc::new(MemberInfo { key, connection: id, info }));
             }
             let listed = saved.listed;
             let fate = Fate::default();
@@ -135,7 +154,11 @@ impl HubSession {
             let earned = rate::from_owed(*owed_ns, now_ns);
             session.extras_mut().rates.push(Bucket { pattern: pattern.as_str().into(), earned });
         }
-        if session.subscriptions.iter().any(|one| one.listed) {
+        let is_listed = session
+            .subscriptions
+            .iter()
+            .any(|one| one.listed && session.member_of(one.channel.as_str()).is_none());
+        if is_listed {
             // It is listed at the homes already; its `Leave` must name the same member.
             session.member_or_new();
         }

@@ -2,6 +2,7 @@
 
 use super::Call;
 use super::pending::AskedKind;
+use super::realm::retention_of;
 use super::state::{Bucket, HubSession};
 use crate::admission::rate::{self, Rate};
 use crate::auth::{self, Access, Namespace};
@@ -91,16 +92,20 @@ impl HubSession {
         };
         let verb = Verb::Publish { draft: Box::new(draft), key };
         let name = self.name_to_publish(channel);
-        self.send_request(call, id, AskedKind::Other, name, namespace, verb);
+        self.send_request(call, id, AskedKind::Other, name, retention_of(namespace), verb);
     }
 
     /// Takes one publish from the connection's budget for the namespace; its burst is one second's
     /// worth. Returns whether the budget sufficed.
     fn may_publish_now(&mut self, namespace: &Namespace, now_ns: u64) -> bool {
-        if namespace.rate == 0 {
+        self.take_from_budget(namespace.pattern.as_str(), namespace.rate, now_ns)
+    }
+
+    /// Takes one from the budget of this name, which has `per_second`; 0 = no limit.
+    pub(super) fn take_from_budget(&mut self, pattern: &str, per_second: u32, now_ns: u64) -> bool {
+        if per_second == 0 {
             return true;
         }
-        let pattern = namespace.pattern.as_str();
         let rates = &mut self.extras_mut().rates;
         let at = rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
             // A full budget is the same as none, so these can go; otherwise budgets of namespaces
@@ -110,7 +115,7 @@ impl HubSession {
             rates.len() - 1
         });
         let taken =
-            Rate::with_burst_of_a_second(namespace.rate).take_tokens(rates[at].earned, 1, now_ns);
+            Rate::with_burst_of_a_second(per_second).take_tokens(rates[at].earned, 1, now_ns);
         taken.map(|earned| rates[at].earned = earned).is_ok()
     }
 }

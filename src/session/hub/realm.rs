@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::revoked::Revoked;
 use crate::admission::Admission;
 use crate::admission::limiter::RateBounds;
-use crate::auth::{Identity, Namespace, Namespaces, Sealer, Subject, Verifier};
+use crate::auth::{Identity, Namespace, Namespaces, PusherApps, Sealer, Subject, Verifier};
 use crate::hub::Retention;
 use crate::session::protocol::Protocols;
 use crate::session::seawall::SeawallV1;
@@ -43,6 +43,8 @@ pub struct Realm {
     pub allow_anonymous: bool,
     pub sealer: Arc<Sealer>,
     pub limits: SessionLimits,
+    /// The apps whose clients speak the protocol that routes choose.
+    pub apps: PusherApps,
     /// The protocols that clients may choose.
     pub protocols: Protocols,
     /// Admission state that all shards share, such as the rates of users.
@@ -73,6 +75,7 @@ impl Realm {
             allow_anonymous,
             sealer,
             limits,
+            apps: PusherApps::default(),
             protocols: Protocols::new(&SeawallV1),
             admission,
             anybody,
@@ -86,6 +89,12 @@ impl Realm {
         Self { protocols, ..self }
     }
 
+    /// Sets the apps.
+    #[must_use]
+    pub fn with_apps(self, apps: PusherApps) -> Self {
+        Self { apps, ..self }
+    }
+
     /// Applies another configuration. The node, the protocols, the admission state and all
     /// revocations stay.
     #[must_use]
@@ -96,6 +105,7 @@ impl Realm {
             anybody: self.anybody.clone(),
             revoked: self.revoked.clone(),
             protocols: self.protocols.clone(),
+            apps: by.apps.following(&self.apps),
             admission: self.admission.clone(),
             ..by
         }

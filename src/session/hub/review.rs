@@ -50,6 +50,9 @@ impl HubSession {
 
     fn review_identity(&mut self, call: &mut Call<'_>) {
         let realm = call.realm;
+        if self.app().is_some() {
+            return self.review_app(call);
+        }
         match &self.identity {
             None if realm.is_open() => {
                 self.identity = Some(realm.anybody.clone());
@@ -98,6 +101,10 @@ impl HubSession {
 
     /// Returns whether a subscription may stay, by identity or by grant.
     pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str) -> bool {
+        if self.app().is_some() {
+            // Its rights were signed, and last as long as the connection.
+            return true;
+        }
         let grant = self.find_grant(channel);
         let trusted = grant.is_some_and(|grant| {
             let has_ended = call.realm.has_ended(grant.expires_s, call.now_ms);

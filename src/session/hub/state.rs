@@ -72,6 +72,8 @@ pub(super) struct Extras {
     pub(super) rates: Vec<Bucket>,
     /// Grants, for subscriptions that depend on a channel token or on the server.
     grants: HashMap<ChannelName, ChannelGrant>,
+    /// The members as which it is listed in channels of its app.
+    members: HashMap<ChannelName, Arc<MemberInfo>>,
     /// The index of subscriptions, if there are many.
     pub(super) index: Option<Box<SubscriptionIndex>>,
 }
@@ -214,7 +216,8 @@ impl HubSession {
             message_bytes_max: realm.limits.message_bytes_max,
             channels_max: realm.limits.channels_max,
         };
-        let ticket = self.seal_ticket(realm, call.now_ms);
+        // Clients of apps have no tickets.
+        let ticket = self.app().is_none().then(|| self.seal_ticket(realm, call.now_ms)).flatten();
         let (connection, ticket) = (self.id, ticket.as_deref());
         let offers_ticket = self.identity.as_ref().is_some_and(|own| own.application.is_some());
         let welcome = Reply::Welcome { connection, ticket, heartbeat_s, limits, offers_ticket };
@@ -263,9 +266,20 @@ impl HubSession {
         Some((old, self.member_or_new()))
     }
 
-    /// Returns the listed member, if there is one.
-    pub(super) fn listed_as(&self) -> Option<Arc<MemberInfo>> {
-        self.member.clone()
+    /// Returns the member as which it is listed in a channel, which it leaves.
+    pub(super) fn take_member(&mut self, channel: &ChannelName) -> Option<Arc<MemberInfo>> {
+        let of_channel = self.extras.as_mut().and_then(|extras| extras.members.remove(channel));
+        of_channel.or_else(|| self.member.clone())
+    }
+
+    /// Sets the member as which it is listed in a channel of its app.
+    pub(super) fn set_member(&mut self, channel: &ChannelName, member: Arc<MemberInfo>) {
+        self.extras_mut().members.insert(channel.clone(), member);
+    }
+
+    /// Returns the member as which it is listed in a channel of its app.
+    pub(super) fn member_of(&self, channel: &str) -> Option<&Arc<MemberInfo>> {
+        self.extras.as_ref()?.members.get(channel)
     }
 
     /// Returns the listed member, and creates it if needed.
@@ -312,6 +326,9 @@ impl HubSession {
     /// or grant, a renewal, or the authentication timeout.
     pub fn deadline_ms(&self, realm: &Realm) -> Option<u64> {
         let Some(identity) = &self.identity else { return Some(self.due_ms) };
+        if identity.app.is_some() {
+            return None;
+        }
         let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
         let ends = grants.map(|grant| grant.expires_s).chain(identity.expires_s);
         let renewal = self.is_to_be_renewed(realm).then_some(self.due_ms);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::charges;
 use super::cutter::{Cut, Cutter};
 use super::pending::{Asked, AskedKind, HeldFrame};
 use super::publishing::PublishRequest;
@@ -13,16 +14,14 @@ use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::RateKind;
 use crate::auth::{self, AuthError, ChannelGrant, Namespace, RefusalKind};
-use crate::hub::{ChannelName, Code, ConnectionId, Origin, Refused, Request, Since};
-use crate::hub::{Subscribe, Verb};
+use crate::hub::{
+    ChannelName, Code, ConnectionId, MemberInfo, Origin, Refused, Request, Retention,
+};
+use crate::hub::{Since, Subscribe, Verb};
 use crate::proto::ws::Payload;
 use crate::session::protocol::{ClientRequest, Command, REQUEST_ID_BYTES_MAX, Reply};
 use crate::text::content::CheckedJson;
 
-/// Cost of verifying a token, in requests.
-const TOKEN_COST: u32 = 48;
-/// Cost of a reply that may be long, in requests.
-const READ_COST: u32 = 8;
 /// Error text for a presence request in a channel without presence.
 pub const NO_PRESENCE: &str = "this channel keeps no presence: set presence in its [[channel]]";
 
@@ -61,6 +60,25 @@ pub(super) struct Wanted<'w> {
     pub(super) trusted: bool,
     /// The connection whose membership it takes over.
     pub(super) replaces: Option<ConnectionId>,
+}
+
+/// What a channel keeps, and how many members it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelTerms {
+    pub retention: Retention,
+    pub presence: bool,
+    /// 0 = no limit.
+    pub members_max: u32,
+}
+
+impl From<&Namespace> for ChannelTerms {
+    fn from(namespace: &Namespace) -> Self {
+        Self {
+            retention: retention_of(namespace),
+            presence: namespace.presence,
+            members_max: namespace.members_max,
+        }
+    }
 }
 
 impl HubSession {
@@ -223,13 +241,13 @@ impl HubSession {
         let ClientRequest { id, command } = request;
         debug_assert!(id.is_none_or(|id| id.len() <= REQUEST_ID_BYTES_MAX), "ids are bounded");
         // A request for a channel whose subscription is pending waits until that is decided.
-        let channel = match &command {
+        let pending = match &command {
             Ok(Command::Subscribe { channel, .. } | Command::Unsubscribe { channel }) => {
-                Some(channel)
+                self.find(channel)
             }
+            Ok(Command::App(command)) => self.find_of_app(command),
             _ => None,
         };
-        let pending = channel.and_then(|channel| self.find(channel));
         // `auth` and `resume` change the rights of all channels, so they wait for every pending
         // subscription.
         let barred = match &command {
@@ -238,33 +256,14 @@ impl HubSession {
             }
             _ => pending.is_some_and(|at| !self.subscriptions[at].is_live()),
         };
-        let is_read = match &command {
-            Ok(Command::Presence { .. } | Command::History { .. }) => true,
-            Ok(Command::Subscribe { presence, .. }) => *presence,
-            _ => false,
-        };
+        let is_read = command.as_ref().is_ok_and(charges::is_read);
         if barred || (is_read && self.is_reading()) {
             return Taken::Waits;
         }
         // The rate and the cost of execution are charged only now: a request that waits comes here
         // again.
-        call.effects.requests += match &command {
-            Ok(Command::Auth { .. }) => TOKEN_COST,
-            Ok(Command::Subscribe { token, .. }) if token.is_some() => TOKEN_COST,
-            Ok(Command::Resume { positions, .. }) => READ_COST + 2 * positions.len() as u32,
-            _ if is_read => READ_COST,
-            _ => 0,
-        };
-        let kind = match &command {
-            Ok(Command::Subscribe { .. }) => Some((RateKind::Subscribes, 1)),
-            Ok(Command::Resume { positions, .. }) if !positions.is_empty() => {
-                Some((RateKind::Subscribes, positions.len() as u32))
-            }
-            // A call is work for the application, as a publish is for the members.
-            Ok(Command::Publish { .. } | Command::Call { .. }) => Some((RateKind::Publishes, 1)),
-            Ok(Command::History { .. } | Command::Presence { .. }) => Some((RateKind::Reads, 1)),
-            _ => None,
-        };
+        call.effects.requests += command.as_ref().map_or(0, charges::cost_of);
+        let kind = command.as_ref().ok().and_then(charges::rate_of);
         if kind.is_some_and(|(kind, times)| self.is_too_much(call, id, kind, times)) {
             return Taken::Done;
         }
@@ -290,6 +289,7 @@ impl HubSession {
     ) -> Result<(), Refused> {
         match command {
             Command::Ping => call.queue_reply(&Reply::Pong { id }),
+            Command::App(command) => return self.carry_out_for_app(call, command),
             Command::Auth { token } => return self.authenticate(call, id, &token),
             Command::Resume { ticket, positions } => {
                 return self.resume_session(call, id, &ticket, &positions);
@@ -328,16 +328,16 @@ impl HubSession {
                 let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
                 let after = after.map(|after| Box::from(&*after));
                 let verb = Verb::Presence { after, limit };
-                let name = ChannelName::new(&channel);
-                self.send_request(call, id, AskedKind::Read, name, namespace, verb);
+                let (name, retention) = (ChannelName::new(&channel), retention_of(namespace));
+                self.send_request(call, id, AskedKind::Read, name, retention, verb);
             }
             Command::History { channel, limit, since, reverse } => {
                 let namespace =
                     self.decide_permission(call, auth::Permission::History, &channel)?;
                 let limit = limit.unwrap_or(call.realm.limits.history_page_max);
                 let verb = Verb::History { since, limit, reverse };
-                let name = ChannelName::new(&channel);
-                self.send_request(call, id, AskedKind::Read, name, namespace, verb);
+                let (name, retention) = (ChannelName::new(&channel), retention_of(namespace));
+                self.send_request(call, id, AskedKind::Read, name, retention, verb);
             }
         }
         Ok(())
@@ -411,8 +411,7 @@ impl HubSession {
         kind: AskedKind,
         wanted: Wanted<'_>,
     ) -> Result<u32, Refused> {
-        let Wanted { channel, since, watch, grant, trusted, replaces } = wanted;
-        let found = self.find(channel);
+        let Wanted { channel, watch, ref grant, trusted, .. } = wanted;
         // A new token replaces the grant that the session has.
         let grant_or_held = grant.as_ref().or_else(|| self.find_grant(channel));
         let decided = self.decide_with(call, grant_or_held, auth::Permission::Subscribe, channel);
@@ -428,6 +427,22 @@ impl HubSession {
         if watch && namespace.presence {
             self.decide_with(call, grant_or_held, auth::Permission::Presence, channel)?;
         }
+        let watch = watch && namespace.presence;
+        let wanted = Wanted { watch, ..wanted };
+        self.begin_subscription(call, id, kind, (wanted, namespace.into(), None))
+    }
+
+    /// Requests a subscription that was allowed. `member`: as what the connection is listed, if not
+    /// as its identity.
+    pub(super) fn begin_subscription(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        kind: AskedKind,
+        (wanted, terms, member): (Wanted<'_>, ChannelTerms, Option<Arc<MemberInfo>>),
+    ) -> Result<u32, Refused> {
+        let Wanted { channel, since, watch, grant, replaces, .. } = wanted;
+        let found = self.find(channel);
         let mut restart = None;
         match found {
             Some(_) if since.is_none() => {
@@ -446,9 +461,12 @@ impl HubSession {
         }
         // A restarted subscription keeps its listing, even if a reload has changed the namespace:
         // its `Leave` has to match its join.
-        let listed = found.map_or(namespace.presence, |at| self.subscriptions[at].listed);
-        let member = listed.then(|| self.member_or_new());
+        let listed = found.map_or(terms.presence, |at| self.subscriptions[at].listed);
         let name = ChannelName::new(channel);
+        if let Some(member) = &member {
+            self.set_member(&name, member.clone());
+        }
+        let member = listed.then(|| member.unwrap_or_else(|| self.member_or_new()));
         if let Some(grant) = grant {
             self.set_grant(&name, grant);
             call.effects.rescheduled = true;
@@ -463,11 +481,11 @@ impl HubSession {
                 fate: Fate::default(),
             });
         }
-        let watch = watch && namespace.presence;
-        let members_max = namespace.members_max;
+        let members_max = terms.members_max;
         let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
         let verb = Verb::Subscribe(Box::new(subscribe));
-        Ok(self.send_request(call, id, kind, ChannelName::new(channel), namespace, verb))
+        let name = ChannelName::new(channel);
+        Ok(self.send_request(call, id, kind, name, terms.retention, verb))
     }
 
     /// Removes a subscription from the shard's members and purges its queued messages. Returns
@@ -507,7 +525,7 @@ impl HubSession {
         let subscription = self.take_subscription(at);
         call.effects.renumbered = true;
         self.drop_grant(subscription.channel.as_str());
-        let member = self.listed_as().filter(|_| subscription.listed);
+        let member = self.take_member(&subscription.channel).filter(|_| subscription.listed);
         self.send_leave(call, subscription.channel, watch, member);
     }
 
@@ -517,11 +535,11 @@ impl HubSession {
         call: &mut Call<'_>,
         channel: ChannelName,
         watch: bool,
-        member: Option<Arc<crate::hub::MemberInfo>>,
+        member: Option<Arc<MemberInfo>>,
     ) {
         let from = Origin::Session { id: self.id, request: 0 };
         // A leave never creates the channel, so there is nothing to retain.
-        let retention = crate::hub::Retention { messages_max: 0, ttl_ms: 0 };
+        let retention = Retention { messages_max: 0, ttl_ms: 0 };
         let verb = Verb::Leave { watch, member };
         call.effects.asks.push(Request { from, channel, retention, verb });
     }
@@ -532,7 +550,7 @@ impl HubSession {
         id: Option<&str>,
         kind: AskedKind,
         channel: ChannelName,
-        namespace: &Namespace,
+        retention: Retention,
         verb: Verb,
     ) -> u32 {
         let request = self.next_request;
@@ -541,7 +559,7 @@ impl HubSession {
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request },
             channel,
-            retention: retention_of(namespace),
+            retention,
             verb,
         });
         request

@@ -83,10 +83,51 @@ pub enum Command<'f> {
         positions: BTreeMap<Text<'f>, ResumePoint<'f>>,
     },
     Ping,
+    /// A command of a client of an app; see `session::pusher`.
+    App(AppCommand),
+}
+
+/// The commands of clients whose rights the backend of an app signs. Channels have the names that
+/// the app's clients use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppCommand {
+    Subscribe {
+        channel: String,
+        /// The app's key and the signature.
+        auth: Option<String>,
+        /// The member of a presence channel, as the backend has signed it.
+        channel_data: Option<String>,
+    },
+    Unsubscribe {
+        channel: String,
+    },
+    SignIn {
+        auth: String,
+        user_data: String,
+    },
+    /// Sends an event to the other members of a channel.
+    Send {
+        channel: String,
+        content: Box<str>,
+    },
+    /// The reply to a ping of the server.
+    Pong,
+}
+
+impl AppCommand {
+    /// Returns the channel that the command is for, if it is for one.
+    pub fn channel(&self) -> Option<&str> {
+        match self {
+            Self::Subscribe { channel, .. }
+            | Self::Unsubscribe { channel }
+            | Self::Send { channel, .. } => Some(channel),
+            Self::SignIn { .. } | Self::Pong => None,
+        }
+    }
 }
 
 impl Command<'_> {
-    /// Returns the channel that the command is for, if it is for one.
+    /// Returns the channel that the command is for, if it is for one of the hub.
     pub fn channel(&self) -> Option<&str> {
         match self {
             Self::Subscribe { channel, .. }
@@ -94,7 +135,11 @@ impl Command<'_> {
             | Self::Publish { channel, .. }
             | Self::Presence { channel, .. }
             | Self::History { channel, .. } => Some(channel),
-            Self::Auth { .. } | Self::Call { .. } | Self::Resume { .. } | Self::Ping => None,
+            Self::Auth { .. }
+            | Self::Call { .. }
+            | Self::Resume { .. }
+            | Self::Ping
+            | Self::App(_) => None,
         }
     }
 }

@@ -6,10 +6,11 @@
 mod command;
 mod reply;
 
-pub use command::{ClientRequest, Command, REQUEST_ID_BYTES_MAX, ResumePoint, Text};
+pub use command::{AppCommand, ClientRequest, Command, REQUEST_ID_BYTES_MAX, ResumePoint, Text};
 pub use reply::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
 
 use crate::hub::{EventEncoder, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId, Storing};
+use crate::proto::ws::CloseCode;
 
 /// How a frame is divided into requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,8 +27,9 @@ pub enum Framing {
 /// Requests and replies are text messages: a connection that sends a binary one is closed (1003).
 /// Events may be binary.
 pub trait ClientProtocol: EventEncoder {
-    /// Returns the name by which clients choose the protocol (RFC 6455, section 1.9).
-    fn subprotocol(&self) -> &'static str;
+    /// Returns the name by which clients choose the protocol (RFC 6455, section 1.9). `None`:
+    /// clients get it by the route that they connect to; at most one protocol has no name.
+    fn subprotocol(&self) -> Option<&'static str>;
 
     /// Returns how frames of the protocol are divided into requests.
     fn framing(&self) -> Framing;
@@ -47,6 +49,11 @@ pub trait ClientProtocol: EventEncoder {
     /// Encodes a reply as the payload of a text message, in UTF-8. `None`: the protocol has no
     /// encoding for this reply.
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<Vec<u8>>;
+
+    /// Returns the close code that clients receive for one of the server's own.
+    fn wire_code(&self, code: CloseCode) -> CloseCode {
+        code
+    }
 }
 
 /// The client protocols of a process, at least one. A client that chooses none uses the first.
@@ -65,7 +72,9 @@ impl Protocols {
     /// The list is full ([`PROTOCOLS_MAX`]), or contains the subprotocol already.
     pub fn add(&mut self, protocol: &'static dyn ClientProtocol) {
         assert!(self.0.len() < PROTOCOLS_MAX, "publications have encodings for so many protocols");
-        assert!(self.find(protocol.subprotocol()).is_none(), "a subprotocol names one protocol");
+        let name = protocol.subprotocol();
+        let is_same = |one: &&'static dyn ClientProtocol| one.subprotocol() == name;
+        assert!(!self.0.iter().any(is_same), "a subprotocol names one protocol");
         self.0.push(protocol);
     }
 
@@ -76,6 +85,16 @@ impl Protocols {
 
     /// Returns the protocol with this subprotocol.
     pub fn find(&self, subprotocol: &str) -> Option<ProtocolId> {
+        self.find_by_name(Some(subprotocol))
+    }
+
+    /// Returns the protocol that clients get by their route.
+    pub fn find_by_route(&self) -> Option<ProtocolId> {
+        self.find_by_name(None)
+    }
+
+    /// Returns the protocol with this subprotocol, or the one without any.
+    pub fn find_by_name(&self, subprotocol: Option<&str>) -> Option<ProtocolId> {
         ProtocolId::new(self.0.iter().position(|one| one.subprotocol() == subprotocol)?)
     }
 

@@ -58,6 +58,16 @@ pub enum Reply<'r> {
         presence: Option<&'r PresencePage>,
         grant: Option<&'r str>,
     },
+    /// A subscription failed.
+    SubscriptionRefused {
+        id: Option<&'r str>,
+        channel: &'r str,
+        refused: &'r Refused,
+    },
+    /// A client of an app has signed in, with this data.
+    SignedIn {
+        user_data: &'r str,
+    },
     /// `reason`: set if the server ended the subscription, and not the client.
     Unsubscribed {
         id: Option<&'r str>,

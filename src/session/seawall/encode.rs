@@ -10,7 +10,7 @@ use crate::hub::{
 };
 use crate::proto::ws::DataKind;
 use crate::session::protocol::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
-use crate::text::plain;
+use crate::text::quoted::push_quoted;
 
 /// Typical size of a message without its content and channel name (bytes); a capacity hint.
 const ENVELOPE_BYTES: usize = 160;
@@ -190,17 +190,6 @@ impl Line {
     }
 }
 
-/// Writes a JSON string. Text without escapes, the usual case, is copied as it is.
-fn push_quoted(out: &mut Vec<u8>, text: &str) {
-    if plain::is_plain(text) {
-        out.push(b'"');
-        push(out, text);
-        out.push(b'"');
-    } else {
-        let _ = write!(out, "{}", serde_json::Value::from(text));
-    }
-}
-
 /// Writes the epoch's value and the `offset` field; the caller has written the name `epoch`.
 fn push_position(text: &mut Vec<u8>, position: Position) {
     text.push(b'"');
@@ -325,12 +314,12 @@ fn encode_welcome(
     text
 }
 
-/// Encodes a reply.
-pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
+/// Encodes a reply. `None`: the protocol has none.
+pub(super) fn encode_reply(reply: &Reply<'_>) -> Option<Vec<u8>> {
     let line = match reply {
         Reply::Welcome { connection, ticket, heartbeat_s, limits, offers_ticket } => {
             let terms = (*heartbeat_s, limits, *offers_ticket);
-            return encode_welcome(*connection, *ticket, terms);
+            return Some(encode_welcome(*connection, *ticket, terms));
         }
         Reply::Subscribed { id, channel, position, recovered, presence, grant } => {
             let line = Line::new("subscribed", *id)
@@ -347,7 +336,7 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
             Line::new("unsubscribed", *id).text("channel", channel).optional_text("reason", *reason)
         }
         Reply::Published { id, channel, position, duplicate } => {
-            return encode_published(*id, channel, *position, *duplicate);
+            return Some(encode_published(*id, channel, *position, *duplicate));
         }
         Reply::Presence { id, channel, page } => {
             Line::new("presence", *id).text("channel", channel).presence(page)
@@ -374,13 +363,17 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
         Reply::ApplicationError { id, code, message } => {
             Line::new("error", *id).text("code", code).text("message", message)
         }
-        Reply::Error { id, refused } => Line::new("error", *id).refused(refused),
+        Reply::Error { id, refused } | Reply::SubscriptionRefused { id, refused, .. } => {
+            Line::new("error", *id).refused(refused)
+        }
+        // Only clients of apps sign in.
+        Reply::SignedIn { .. } => return None,
         Reply::Goodbye { code, reason, retry_after_ms } => Line::new("goodbye", None)
             .value("code", code)
             .text("reason", reason)
             .value("retry_after_ms", retry_after_ms),
     };
-    line.end()
+    Some(line.end())
 }
 
 /// Encodes the reply to a publish, which is by far the most frequent one.

@@ -20,8 +20,8 @@ impl EventEncoder for SeawallV1 {
 }
 
 impl ClientProtocol for SeawallV1 {
-    fn subprotocol(&self) -> &'static str {
-        "seawall.v1"
+    fn subprotocol(&self) -> Option<&'static str> {
+        Some("seawall.v1")
     }
 
     fn framing(&self) -> Framing {
@@ -37,6 +37,6 @@ impl ClientProtocol for SeawallV1 {
     }
 
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<Vec<u8>> {
-        Some(encode::encode_reply(reply))
+        encode::encode_reply(reply)
     }
 }

@@ -131,14 +131,14 @@ impl Connections {
         if !self.is_open(index) {
             return;
         }
-        sessions.say_goodbye(self, index, goodbye, true);
+        let wire_code = sessions.say_goodbye(self, index, goodbye, true);
         self.end_session(sessions, index, goodbye.code);
         let tick = self.tick;
         let slot = self.slot_mut(index);
         let Stage::Open(receiver) = slot.stage_mut() else { return };
         let receiver = std::mem::take(receiver);
         slot.enter_stage(Stage::Closing { receiver, code: goodbye.code }, tick);
-        self.queue_close(index, goodbye.code, goodbye.reason);
+        self.queue_close(index, wire_code, goodbye.reason);
         self.set_deadline(index);
         // Held input starts at a frame boundary, and may contain the peer's Close.
         self.note_unfinished(index);
@@ -153,8 +153,8 @@ impl Connections {
         goodbye: Goodbye<'_>,
     ) {
         if self.is_open(index) {
-            sessions.say_goodbye(self, index, goodbye, false);
-            self.queue_close(index, goodbye.code, goodbye.reason);
+            let wire_code = sessions.say_goodbye(self, index, goodbye, false);
+            self.queue_close(index, wire_code, goodbye.reason);
         }
         self.leave(sessions, index, Stage::Lingering { discarded: 0 }, goodbye.code);
     }

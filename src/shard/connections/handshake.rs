@@ -140,7 +140,8 @@ impl Gate for Handshake<'_> {
     }
 
     fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault> {
-        let takes_tokens = self.config.route_options[route].handler != HandlerName::Echo;
+        let handler = self.config.route_options[route].handler;
+        let takes_tokens = matches!(handler, HandlerName::Hub | HandlerName::Gateway);
         let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
         // Without keys no client can be identified: all are anonymous.
         let (true, Some(token), Some(verifier)) = (takes_tokens, token, verifier) else {

@@ -213,6 +213,7 @@ impl Connections {
         match verdict {
             Verdict::Upgrade(terms) => {
                 self.note_opening_path(terms.route, || request_path(&bytes[..consumed]));
+                self.note_opened_target(terms.route, &bytes[..consumed]);
                 self.open_websocket(sessions, index, terms, identity);
                 if consumed < bytes.len() {
                     let rest = &mut bytes[consumed..];

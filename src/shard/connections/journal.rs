@@ -140,11 +140,16 @@ impl Connections {
     }
 }
 
+/// Returns the target in a request's first line.
+pub(super) fn request_target(head: &[u8]) -> &[u8] {
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
+    line.and_then(|line| line.split(|byte| *byte == b' ').nth(1)).unwrap_or_default()
+}
+
 /// Returns the path in a request's first line, without its query, which may contain a token.
 pub(super) fn request_path(head: &[u8]) -> String {
-    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
-    let target = line.and_then(|line| line.split(|byte| *byte == b' ').nth(1)).unwrap_or_default();
-    let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+    let path =
+        request_target(head).split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
     String::from_utf8_lossy(&path[..path.len().min(PATH_BYTES_MAX)]).into_owned()
 }
 

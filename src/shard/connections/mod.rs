@@ -178,6 +178,8 @@ pub(super) struct Connections {
     events: EventSender,
     /// The path of the connection that is being opened, if its event is wanted.
     opening_path: Option<Box<str>>,
+    /// The target of the request of a connection that is being opened, where its session needs it.
+    opened_target: Option<Box<str>>,
     /// The session of an application that is being opened.
     opened: Option<Box<LinkOpening>>,
     /// Handshakes that await an application behind a link, and some that did.
@@ -265,6 +267,7 @@ impl Connections {
             journal: Repeats::default(),
             events,
             opening_path: None,
+            opened_target: None,
             opened: None,
             openings: Vec::new(),
             link_serial: 0,

@@ -1,8 +1,11 @@
 //! Reports events of connections with a session to the consumer of [`crate::backend::queue`].
 
+use super::journal::request_target;
 use super::timers::TICK_MS;
+use super::transport::Transport;
 use super::{Connections, Sessions};
 use crate::backend::queue::{EventClient, EventSender, EventUser, Happening};
+use crate::config::HandlerName;
 use crate::events::EventKind;
 use crate::hub::ConnectionId;
 use crate::proto::ws::CloseCode;
@@ -18,6 +21,23 @@ impl Connections {
         let target = self.config.route_options[route].events;
         let is_wanted = self.events.is_wanted(target, EventKind::Connected);
         self.opening_path = is_wanted.then(|| path().into());
+    }
+
+    /// Keeps the target of a request to a route whose sessions need it.
+    pub(super) fn note_opened_target(&mut self, route: usize, head: &[u8]) {
+        let handler = self.config.route_options[route].handler;
+        self.opened_target = (handler == HandlerName::Pusher)
+            .then(|| String::from_utf8_lossy(request_target(head)).into());
+    }
+
+    /// Returns the target of the request of a connection that is being opened.
+    pub(in crate::shard) fn take_opened_target(&mut self) -> Option<Box<str>> {
+        self.opened_target.take()
+    }
+
+    /// Returns whether a connection is encrypted by this server.
+    pub(in crate::shard) fn is_encrypted(&self, index: u32) -> bool {
+        self.slot(index).transport() != Transport::Plain
     }
 
     /// Reports that a WebSocket was opened. Its session has just been made, and no event of it was

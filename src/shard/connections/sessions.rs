@@ -84,14 +84,14 @@ pub(in crate::shard) trait Sessions {
     fn note_round_trip(&mut self, index: u32, took_ns: u64);
 
     /// Queues the `goodbye` before a Close; `with_backlog`: after all channel messages in the
-    /// backlog.
+    /// backlog. Returns the close code that the client's protocol has for this one.
     fn say_goodbye(
         &mut self,
         connections: &mut Connections,
         index: u32,
         goodbye: Goodbye<'_>,
         with_backlog: bool,
-    );
+    ) -> CloseCode;
     /// Drops the channel messages in a connection's backlog.
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32);
     /// Ends the session, which ended with this code: no further message is processed.

@@ -225,9 +225,10 @@ impl Sessions for Gateway {
         &mut self,
         _connections: &mut Connections,
         _index: u32,
-        _goodbye: Goodbye<'_>,
+        goodbye: Goodbye<'_>,
         _with_backlog: bool,
-    ) {
+    ) -> CloseCode {
+        goodbye.code
     }
 
     fn drop_backlog(&mut self, _connections: &mut Connections, _index: u32) {}

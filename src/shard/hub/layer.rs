@@ -49,16 +49,7 @@ impl Sessions for Hub {
             return;
         }
         let heartbeat_s = connections.route(index).ping_interval_ms / 1000;
-        self.serial = self.serial.wrapping_add(1);
-        let realm = &self.shared.realm;
-        let (node, shard, serial) = (realm.node, self.id, self.serial);
-        self.sessions.insert(index, protocol, |session| {
-            let id = ConnectionId { node, shard, session, serial };
-            HubSession::new(id, identity, realm, self.unix_ms)
-        });
-        if let Some((id, user)) = self.client(index) {
-            connections.report_open(index, id, user);
-        }
+        self.insert_session(connections, index, identity, protocol);
         let most = connections.config().limits.admission.connections_per_user_max;
         self.list_user(index);
         let counted = self.count_user(index, most);
@@ -147,18 +138,19 @@ impl Sessions for Hub {
         index: u32,
         goodbye: Goodbye<'_>,
         with_backlog: bool,
-    ) {
+    ) -> CloseCode {
         if with_backlog {
             self.fill_outbox(connections, index, usize::MAX);
         }
         let Goodbye { code, reason, retry_after_ms } = goodbye;
         let protocol = self.entry(index).map(|entry| entry.protocol);
-        let protocol = protocol.map(|id| self.shared.realm.protocols.get(id));
+        let Some(protocol) = protocol else { return code };
+        let protocol = self.shared.realm.protocols.get(protocol);
         let goodbye = Reply::Goodbye { code, reason, retry_after_ms };
-        let text = protocol.and_then(|protocol| protocol.encode_reply(&goodbye));
-        if let Some(text) = text {
+        if let Some(text) = protocol.encode_reply(&goodbye) {
             connections.send_message(index, DataKind::Text, text);
         }
+        protocol.wire_code(code)
     }
 
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32) {

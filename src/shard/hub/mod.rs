@@ -15,6 +15,7 @@
 //! for another.
 
 mod accounts;
+mod apps;
 mod backlog;
 mod broadcast;
 mod calls;

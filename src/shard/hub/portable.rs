@@ -16,8 +16,8 @@ use crate::shard::connections::{Connections, NotSerializable};
 /// A session with its backlog.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct HubState {
-    /// The subprotocol, which identifies the client's protocol.
-    protocol: String,
+    /// The subprotocol, which identifies the client's protocol; `None`: the one of its route.
+    protocol: Option<String>,
     session: SessionState,
     backlog: Vec<ItemState>,
 }
@@ -196,7 +196,8 @@ impl Hub {
                 ItemState::Epoch(PlaceState::new(channel, *position))
             }
         });
-        let protocol = self.shared.realm.protocols.get(entry.protocol).subprotocol().to_owned();
+        let protocol = self.shared.realm.protocols.get(entry.protocol).subprotocol();
+        let protocol = protocol.map(str::to_owned);
         let session = entry.session.serialize(now_ns).ok_or(NotSerializable::Asking)?;
         Ok(Some(HubState { protocol, session, backlog: items.collect() }))
     }
@@ -227,7 +228,7 @@ impl Hub {
         // notice.
         let items: Option<Vec<_>> =
             state.backlog.iter().map(|item| item.to_item(&shared.realm, now_ns)).collect();
-        let protocol = shared.realm.protocols.find(&state.protocol);
+        let protocol = shared.realm.protocols.find_by_name(state.protocol.as_deref());
         let (Some(session), Some(items), Some(protocol)) = (session, items, protocol) else {
             return false;
         };

@@ -7,7 +7,8 @@ use super::questions::cancel_questions;
 use super::session_table::SessionTable;
 use super::{BUDGET, Hub};
 use crate::admission::tables::Entered;
-use crate::hub::{ConnectionId, Member, Request, Verb};
+use crate::auth::Identity;
+use crate::hub::{ConnectionId, Member, ProtocolId, Request, Verb};
 use crate::proto::ws::DataKind;
 use crate::session::hub::{Budget, Call, Effects, HubSession, Left, NONE, Subscription};
 use crate::shard::connections::{
@@ -16,6 +17,26 @@ use crate::shard::connections::{
 use crate::shard::mail::HubMail;
 
 impl Hub {
+    /// Adds the session of a connection that was just opened, and reports it.
+    pub(super) fn insert_session(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        protocol: ProtocolId,
+    ) {
+        self.serial = self.serial.wrapping_add(1);
+        let realm = &self.shared.realm;
+        let (node, shard, serial) = (realm.node, self.id, self.serial);
+        self.sessions.insert(index, protocol, |session| {
+            let id = ConnectionId { node, shard, session, serial };
+            HubSession::new(id, identity, realm, self.unix_ms)
+        });
+        if let Some((id, user)) = self.client(index) {
+            connections.report_open(index, id, user);
+        }
+    }
+
     /// Calls the session at a slot, and applies the effects; `None` if there is no session.
     pub(super) fn with_session<R>(
         &mut self,
@@ -295,6 +316,9 @@ impl Hub {
             self.calls.record_outcome(call, outcome);
         }
         cancel_questions(connections, index, &mut effects);
+        if let Some(app) = entry.session.app() {
+            app.leave();
+        }
         if let Some(user) = entry.session.user() {
             if entry.counted {
                 self.admission().leave_user(user);

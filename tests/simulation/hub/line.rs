@@ -44,8 +44,8 @@ fn text(word: &str) -> Text<'_> {
 }
 
 impl ClientProtocol for LineV1 {
-    fn subprotocol(&self) -> &'static str {
-        "line.v1"
+    fn subprotocol(&self) -> Option<&'static str> {
+        Some("line.v1")
     }
 
     fn framing(&self) -> Framing {
