@@ -12,6 +12,9 @@ use aws_lc_rs::hmac;
 /// The longest id of an app (bytes): with the longest channel name of the protocol, a name in the
 /// hub has at most [`super::CHANNEL_BYTES_MAX`].
 pub const APP_ID_BYTES_MAX: usize = 35;
+/// The beginnings of the names of channels that keep their last event, which new members receive.
+pub const CACHED_CHANNELS: [&str; 4] =
+    ["cache-", "private-cache-", "private-encrypted-cache-", "presence-cache-"];
 /// Length of a signature (bytes).
 const SIGNATURE_BYTES: usize = 32;
 

@@ -144,5 +144,14 @@ mod tests {
         opened.channels.push(open);
         let config = Config::validate(&opened, 20_000, 1).unwrap();
         assert_eq!(config.namespaces.find("a:news").unwrap().subscribe, Access::Anyone);
+        let cached = config.namespaces.find("a:private-cache-x").unwrap();
+        assert_eq!((cached.subscribe, cached.history_ttl_s), (Access::Anyone, 3600));
+    }
+
+    #[test]
+    fn channels_with_a_cache_keep_their_last_event() {
+        let config = Config::validate(&file(vec![written("a", "k")]), 20_000, 1).unwrap();
+        let kept = |name: &str| config.namespaces.find(name).unwrap().history_messages;
+        assert_eq!((kept("a:cache-x"), kept("a:presence-cache-x"), kept("a:x")), (1, 1, 0));
     }
 }

@@ -2,7 +2,10 @@
 
 use super::file::{Channel, File};
 use super::{ConfigError, Faults, backend, of_one, ranges};
-use crate::auth::{Access, Namespace, Namespaces, Pattern};
+use crate::auth::{Access, CACHED_CHANNELS, Namespace, Namespaces, Pattern};
+
+/// How long channels of apps with a cache keep their last event (s).
+const CACHE_TTL_S: u32 = 3600;
 
 /// Validates the namespaces. Without any, and without keys, a default one covers all channels.
 pub(super) fn namespaces(
@@ -31,15 +34,27 @@ pub(super) fn namespaces(
     if list.is_empty() && !keys_configured {
         list.push(all);
     }
-    list.extend(file.apps.iter().filter_map(|app| of_app(&app.id, &granted)));
+    for app in &file.apps {
+        add_channels_of_app(&app.id, &mut list, &granted);
+    }
     (faults.0.len() == before).then(|| Namespaces::new(list, granted))
 }
 
-/// Returns the rules for the channels of an app, where none are written: other clients need a right
-/// that names the channel.
-fn of_app(id: &str, granted: &Namespace) -> Option<Namespace> {
-    let pattern = Pattern::new(&format!("{id}:*")).ok()?;
-    Some(Namespace { pattern, history_messages: 0, presence: true, ..granted.clone() })
+/// Adds the rules for the channels of an app that no `[[channel]]` has. Other clients need a right
+/// that names the channel; channels with a cache keep their last event.
+fn add_channels_of_app(id: &str, list: &mut Vec<Namespace>, granted: &Namespace) {
+    let of_all = format!("{id}:*");
+    let Ok(pattern) = Pattern::new(&of_all) else { return };
+    list.push(Namespace { pattern, history_messages: 0, ..granted.clone() });
+    for prefix in CACHED_CHANNELS {
+        let Ok(pattern) = Pattern::new(&format!("{id}:{prefix}*")) else { continue };
+        // The rules that would otherwise count for these channels.
+        let all = Namespaces::new(list.clone(), granted.clone());
+        let base = all.find_or_granted(&format!("{id}:{prefix}"));
+        let history_messages = base.history_messages.max(1);
+        let history_ttl_s = base.history_ttl_s.max(CACHE_TTL_S);
+        list.push(Namespace { pattern, history_messages, history_ttl_s, ..base.clone() });
+    }
 }
 
 fn namespace(

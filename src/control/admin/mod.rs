@@ -223,6 +223,8 @@ fn router(is_unix: bool, state: State) -> Router {
         })
         .layer(DefaultBodyLimit::max(api::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state((state.clone(), is_unix), guard::guard))
+        // Signatures authorize these requests.
+        .merge(api::app::routes())
         .layer(middleware::from_fn_with_state(state.clone(), journal::log_rejection))
         .with_state(state)
 }

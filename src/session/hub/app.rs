@@ -16,14 +16,12 @@ use super::state::HubSession;
 use super::verbs::{ChannelTerms, Wanted};
 use crate::auth::{INFO_BYTES_MAX, Identity, Namespace, PusherApp, USER_BYTES_MAX};
 use crate::hub::{
-    ChannelName, Code, Draft, MemberInfo, MemberKey, Position, Refused, Retention, Sender, Verb,
+    ChannelName, Code, Draft, MemberInfo, MemberKey, Position, Refused, Sender, Verb,
 };
 use crate::session::protocol::{AppCommand, Reply};
 use crate::session::pusher::{self, AppChannel, ChannelKind};
 use crate::text::content::CheckedJson;
 
-/// How long a channel with a cache keeps its last event at least (ms).
-const CACHE_TTL_MS: u64 = 3_600_000;
 /// The longest data of a member or user (bytes).
 const SIGNED_DATA_BYTES_MAX: usize = INFO_BYTES_MAX + USER_BYTES_MAX + 256;
 
@@ -61,18 +59,12 @@ fn read_user_id(json: &RawValue) -> Result<String, Refused> {
     Ok(id)
 }
 
-/// Returns what a channel of an app keeps.
-pub fn app_terms(app: &PusherApp, channel: &AppChannel<'_>, namespace: &Namespace) -> ChannelTerms {
-    let mut retention = retention_of(namespace);
-    if channel.is_cached {
-        let Retention { messages_max, ttl_ms } = retention;
-        let ttl_ms = if messages_max == 0 { CACHE_TTL_MS } else { ttl_ms.max(CACHE_TTL_MS) };
-        retention = Retention { messages_max: messages_max.max(1), ttl_ms };
-    }
+/// Returns the terms of a channel of an app.
+fn app_terms(app: &PusherApp, channel: &AppChannel<'_>, namespace: &Namespace) -> ChannelTerms {
     let presence = channel.kind == ChannelKind::Presence;
-    let members_max =
-        if presence { app.options.presence_members_max } else { namespace.members_max };
-    ChannelTerms { retention, presence, members_max }
+    let most = app.options.presence_members_max;
+    let members_max = if presence { most } else { namespace.members_max };
+    ChannelTerms { retention: retention_of(namespace), presence, members_max }
 }
 
 impl HubSession {
@@ -286,8 +278,7 @@ impl HubSession {
             accepted_ns: call.now_ns,
             storing: call.realm.protocols.storing(),
         };
-        let namespace = call.realm.namespaces.find_or_granted(&name);
-        let retention = app_terms(app, &channel, namespace).retention;
+        let retention = retention_of(call.realm.namespaces.find_or_granted(&name));
         let verb = Verb::Publish { draft: Box::new(draft), key: None };
         self.send_request(call, None, AskedKind::Other, ChannelName::new(&name), retention, verb);
         Ok(())
@@ -300,13 +291,12 @@ impl HubSession {
         name: &ChannelName,
         position: Position,
     ) {
-        let Some(app) = self.app().cloned() else { return };
         let shown = pusher::shown_name(name.as_str());
-        let Some(channel) = AppChannel::parse(&shown).ok().filter(|one| one.is_cached) else {
+        let is_cached = || AppChannel::parse(&shown).is_ok_and(|channel| channel.is_cached);
+        if self.app().is_none() || !is_cached() {
             return;
-        };
-        let namespace = call.realm.namespaces.find_or_granted(name.as_str());
-        let retention = app_terms(&app, &channel, namespace).retention;
+        }
+        let retention = retention_of(call.realm.namespaces.find_or_granted(name.as_str()));
         let verb = Verb::History { since: None, limit: 1, reverse: true };
         let kind = AskedKind::Cached { offset_max: position.offset };
         self.send_request(call, None, kind, name.clone(), retention, verb);

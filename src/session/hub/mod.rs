@@ -40,14 +40,13 @@ use std::sync::Arc;
 use pending::Pending;
 
 pub use answers::{JoinAnswer, MemberIndexes};
-pub use app::app_terms;
 pub use asking::SessionQuestion;
 pub use by_server::Outcome;
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention_of};
 pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
-pub use verbs::{ChannelTerms, NO_PRESENCE};
+pub use verbs::NO_PRESENCE;
 
 use crate::admission::limiter::RateKind;
 use crate::auth::{Identity, Subject};

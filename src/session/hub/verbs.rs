@@ -64,11 +64,11 @@ pub(super) struct Wanted<'w> {
 
 /// What a channel keeps, and how many members it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChannelTerms {
-    pub retention: Retention,
-    pub presence: bool,
+pub(super) struct ChannelTerms {
+    pub(super) retention: Retention,
+    pub(super) presence: bool,
     /// 0 = no limit.
-    pub members_max: u32,
+    pub(super) members_max: u32,
 }
 
 impl From<&Namespace> for ChannelTerms {

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::hub::Publication;
 use crate::text::content::CheckedJson;
 use crate::text::quoted::push_quoted;
 
@@ -43,6 +44,16 @@ pub(super) fn read_content(content: &str) -> EventParts<'_> {
     match stored.flatten() {
         Some(Stored { event, data }) => EventParts { name: event, data: data.get() },
         None => EventParts { name: MESSAGE.into(), data: content },
+    }
+}
+
+/// Returns the data of a publication's event, as clients receive it.
+pub fn data_of(publication: &Publication) -> String {
+    let content = publication.message().map_or("null", |message| message.content);
+    let data = read_content(content).data;
+    match data.starts_with('"') {
+        true => serde_json::from_str(data).unwrap_or_default(),
+        false => data.to_owned(),
     }
 }
 

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::auth::{self, PusherApp};
+use crate::auth::{self, CACHED_CHANNELS, PusherApp};
 
 /// The longest name of a channel (bytes).
 const NAME_BYTES_MAX: usize = 164;
@@ -70,7 +70,7 @@ impl<'n> AppChannel<'n> {
             (ChannelKind::Public, name)
         };
         let encrypted = rest.strip_prefix("encrypted-").filter(|_| kind == ChannelKind::Private);
-        let is_cached = encrypted.unwrap_or(rest).starts_with("cache-");
+        let is_cached = CACHED_CHANNELS.iter().any(|prefix| name.starts_with(prefix));
         Ok(Self { name, kind, is_encrypted: encrypted.is_some(), is_cached })
     }
 

@@ -283,7 +283,10 @@ async fn describe(state: &State, id: &str) -> Result<Value, ApiError> {
 }
 
 /// Lists channels of all nodes by name, and adds up their members.
-async fn list_channels_of(state: &State, query: channels::ListQuery) -> Result<Value, ApiError> {
+pub(super) async fn list_channels_of(
+    state: &State,
+    query: channels::ListQuery,
+) -> Result<Value, ApiError> {
     let Some(peers) = state.peers() else { return channels::list_here(state, query).await };
     let limit = query.limit.unwrap_or(PAGE) as usize;
     let call = PeerCall::ListChannels(encode_body(&query));
@@ -321,7 +324,7 @@ async fn list_channels_of(state: &State, query: channels::ListQuery) -> Result<V
 }
 
 /// Describes a channel, with the members of all nodes.
-async fn describe_channel_of(state: &State, channel: &str) -> Result<Value, ApiError> {
+pub(super) async fn describe_channel_of(state: &State, channel: &str) -> Result<Value, ApiError> {
     let Some(peers) = state.peers() else { return channels::describe_here(state, channel).await };
     let call = PeerCall::DescribeChannel(channel.to_owned());
     let here = channels::describe_here(state, channel);

@@ -5,6 +5,7 @@
 //! mailbox is full, its calls are rejected with 503, so that a fast backend cannot exhaust the
 //! server's memory.
 
+pub(super) mod app;
 mod channels;
 mod connections;
 pub(in crate::control) mod everywhere;
