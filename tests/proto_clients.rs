@@ -149,6 +149,7 @@ fn client(header: ForwardingHeader, peer: Option<&str>, lines: &str) -> Option<S
         availability: Availability::Ready,
         gate: None,
         context_room_bytes: 0,
+        forwards: None,
     };
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
     match receive(request.as_bytes(), &mut 0, &context) {

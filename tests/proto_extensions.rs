@@ -40,6 +40,7 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
         availability: Availability::Ready,
         gate: None,
         context_room_bytes: room,
+        forwards: None,
     };
     let mut request = String::from(
         "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -56,6 +57,7 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
             let outcome = match decision {
                 Decision::Upgrade(upgrade) => Ok(upgrade.compression),
                 Decision::Pending(_) => panic!("no gate"),
+                Decision::Forward { .. } => panic!("nothing is forwarded"),
                 Decision::Answer(response) => Err((response.status(), response.refusal())),
             };
             let text = String::from_utf8(out).expect("answers are text");

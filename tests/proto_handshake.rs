@@ -61,6 +61,7 @@ fn show_with<'c>(
         availability,
         gate: None,
         context_room_bytes: 0,
+        forwards: None,
     };
     let head = receive(request, &mut 0, &context);
     let mut out = Vec::new();
@@ -77,7 +78,8 @@ fn show(request: impl AsRef<[u8]>) -> (Head<'static>, String) {
 /// The status of the answer, 0 if there is none yet.
 fn status(head: &Head<'_>) -> u16 {
     match head {
-        Head::Partial | Head::Complete { decision: Decision::Pending(_), .. } => 0,
+        Head::Partial
+        | Head::Complete { decision: Decision::Pending(_) | Decision::Forward { .. }, .. } => 0,
         Head::Complete { decision: Decision::Upgrade(_), .. } => 101,
         Head::Complete { decision: Decision::Answer(response), .. } => response.status(),
     }
@@ -374,6 +376,7 @@ fn a_trickled_head_costs_no_more_per_byte() {
         availability,
         gate: None,
         context_room_bytes: 0,
+        forwards: None,
     };
     let shapes = [
         format!("GET /{}", "x".repeat(100_000)),

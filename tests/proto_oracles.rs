@@ -328,6 +328,7 @@ proptest! {
             availability,
             gate: None,
             context_room_bytes: 0,
+            forwards: None,
         };
         let head = receive(request.as_bytes(), &mut 0, &context);
         let Head::Complete { consumed, decision, .. } = head else { panic!("{request}") };

@@ -84,6 +84,7 @@ fn ask_of(pages: &Pages, routes: Vec<Route>, request: &str) -> Answer {
         same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,
         context_room_bytes: 0,
+        forwards: None,
     };
     let mut out = Vec::new();
     let head = receive(request.as_bytes(), &mut 0, &context);

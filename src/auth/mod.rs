@@ -42,7 +42,7 @@ pub use pattern::Pattern;
 pub use policy::{Permission, PolicyRefusal, RefusalKind, decide};
 #[cfg(test)]
 pub(crate) use pusher_app::tests as tests_of_apps;
-pub use pusher_app::{APP_ID_BYTES_MAX, AppOptions, CACHED_CHANNELS, PusherApp};
+pub use pusher_app::{APP_ID_BYTES_MAX, AppOptions, CACHED_CHANNELS, EVENT_BATCH_MAX, PusherApp};
 pub use pusher_apps::PusherApps;
 pub use seal::{SEAL_KEY_BYTES, SealError, Sealer, random_seal_key};
 pub use ticket::{Grant, Subject, Ticket};

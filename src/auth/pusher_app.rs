@@ -15,6 +15,10 @@ pub const APP_ID_BYTES_MAX: usize = 35;
 /// The beginnings of the names of channels that keep their last event, which new members receive.
 pub const CACHED_CHANNELS: [&str; 4] =
     ["cache-", "private-cache-", "private-encrypted-cache-", "presence-cache-"];
+/// Events of a batch.
+pub const EVENT_BATCH_MAX: usize = 10;
+/// Room in a request for the names of channels and other fields (bytes).
+const FIELDS_BYTES_MAX: usize = 64 * 1024;
 /// Length of a signature (bytes).
 const SIGNATURE_BYTES: usize = 32;
 
@@ -82,6 +86,12 @@ impl PusherApp {
     /// Returns the key, by which clients and backends name the app.
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// Returns the length of the longest request to its HTTP API (bytes): a batch of the longest
+    /// events, whose data may need escapes.
+    pub fn body_bytes_max(&self) -> usize {
+        2 * EVENT_BATCH_MAX * self.options.event_bytes_max as usize + FIELDS_BYTES_MAX
     }
 
     /// Returns the name in the hub of a channel, or the name of a user, of this app. Names of

@@ -7,14 +7,20 @@ use super::pusher_app::PusherApp;
 
 /// All apps, each with the identity of its clients that have not signed in.
 #[derive(Clone, Debug, Default)]
-pub struct PusherApps(Vec<(Arc<PusherApp>, Arc<Identity>)>);
+pub struct PusherApps {
+    apps: Vec<(Arc<PusherApp>, Arc<Identity>)>,
+    /// See [`Self::body_bytes_max`].
+    body_bytes_max: usize,
+}
 
 impl PusherApps {
     /// Takes the apps; ids and keys must be unique.
     pub fn new(apps: Vec<PusherApp>) -> Self {
         let identify = |app| Arc::new(Identity { app: Some(app), ..Identity::default() });
         let apps = apps.into_iter().map(Arc::new);
-        Self(apps.map(|app| (app.clone(), identify(app))).collect())
+        let apps: Vec<_> = apps.map(|app| (app.clone(), identify(app))).collect();
+        let body_bytes_max = apps.iter().map(|(app, _)| app.body_bytes_max()).max();
+        Self { apps, body_bytes_max: body_bytes_max.unwrap_or_default() }
     }
 
     /// Returns the same apps; those that were there before keep their counts.
@@ -25,12 +31,17 @@ impl PusherApps {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.apps.is_empty()
+    }
+
+    /// Returns the length of the longest request to the HTTP API of any app (bytes).
+    pub fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max
     }
 
     /// Returns all apps.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<PusherApp>> {
-        self.0.iter().map(|(app, _)| app)
+        self.apps.iter().map(|(app, _)| app)
     }
 
     /// Returns the app with this id.
@@ -40,7 +51,7 @@ impl PusherApps {
 
     /// Returns the identity of clients of the app with this key.
     pub fn identify(&self, key: &str) -> Option<&Arc<Identity>> {
-        self.0.iter().find(|(app, _)| app.key() == key).map(|(_, identity)| identity)
+        self.apps.iter().find(|(app, _)| app.key() == key).map(|(_, identity)| identity)
     }
 }
 

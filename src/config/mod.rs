@@ -41,7 +41,7 @@ use crate::cluster::ClusterSettings;
 use crate::driver::batch::Bounds;
 use crate::driver::listener::{Address, Options};
 use crate::events::{EventKinds, EventTarget};
-use crate::proto::http::{self, Forwarding, Routes};
+use crate::proto::http::{self, ForwardRule, Forwarding, Routes};
 use crate::proto::ws;
 use crate::proto::ws::deflate::InflateLimits;
 use crate::tls::ListenerTls;
@@ -115,6 +115,9 @@ fn at(key: &str, problem: impl fmt::Display) -> ConfigError {
 fn of_one(key: String, text: String) -> ConfigError {
     ConfigError { key: Some(key), text }
 }
+
+/// The beginning of paths of the HTTP API of apps.
+const APPS_PATH: &str = "/apps/";
 
 /// A validated listener.
 #[derive(Clone, Debug)]
@@ -302,6 +305,13 @@ impl Config {
         });
         let exposed = self.backends.iter().filter_map(|backend| links::find_exposed(backend));
         skipped.chain(shared).chain(expiring).chain(exposed).collect()
+    }
+
+    /// Returns which requests to addresses for clients the control thread answers: those of the
+    /// HTTP API of apps.
+    pub fn forward_rule(&self) -> Option<ForwardRule> {
+        let body_bytes_max = self.apps.body_bytes_max();
+        (!self.apps.is_empty()).then_some(ForwardRule { prefix: APPS_PATH, body_bytes_max })
     }
 
     /// Returns the number of receive buffers of one shard.

@@ -34,6 +34,7 @@ use tokio::time::{Instant, Sleep};
 use crate::acme::Renewal;
 use crate::driver::host;
 use crate::server::{Collector, Ended, Server};
+use crate::shard::forwarded::forwarding_line;
 use crate::shard::mail::{Act, ConnectionTarget, HubMail, Mail, Replacement};
 use crate::tls::challenges::Challenges;
 use admin::api::everywhere;
@@ -117,9 +118,7 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         (orders, last_reload),
         peers.clone(),
     );
-    if let Some(links) = server.links() {
-        tokio::spawn(admin::run_commands(links.open_commands(), state.clone()));
-    }
+    start_answering(&server, &state);
     if let Some(peers) = peers.clone() {
         join_cluster(&server, &peers, state.clone());
     }
@@ -148,6 +147,16 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         tracing::info!("all connections closed");
     }
     end
+}
+
+/// Starts the tasks that answer requests from shards, and commands from links.
+fn start_answering(server: &Server, state: &admin::State) {
+    let (requests, forwarded) = forwarding_line();
+    server.directory().set_requests(requests);
+    tokio::spawn(admin::answer_requests(state.clone(), forwarded));
+    if let Some(links) = server.links() {
+        tokio::spawn(admin::run_commands(links.open_commands(), state.clone()));
+    }
 }
 
 /// Starts the tasks that watch memory, keys and files.

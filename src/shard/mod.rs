@@ -17,6 +17,7 @@ mod connections;
 pub mod decisions;
 mod dispatch;
 mod drain;
+pub mod forwarded;
 mod gateway;
 pub mod hub;
 mod layers;
@@ -427,6 +428,10 @@ impl<D: Driver> Shard<D> {
                 Mail::Decided { token, reply } => {
                     let Self { driver, connections, layers, .. } = self;
                     connections.take_decision(driver, layers, token, *reply);
+                }
+                Mail::Forwarded { token, answer } => {
+                    let Self { driver, connections, layers, .. } = self;
+                    connections.send_forwarded_answer(driver, layers, token, &answer);
                 }
                 Mail::Link(mail) => {
                     if let Some(gateway) = &mut self.layers.gateway {

@@ -193,6 +193,7 @@ impl Site {
             availability: case.availability,
             gate: case.gate.as_ref().map(|gate| gate as &dyn Gate),
             context_room_bytes: 1 << 20,
+            forwards: None,
         }
     }
 }

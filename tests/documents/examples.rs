@@ -16,6 +16,10 @@ const SECONDS_MAX: &str = "120";
 /// Nothing else listens here, so that a port once free stays free until the page is served there.
 const PAGE_ADDRESS: &str = "127.0.0.78";
 
+/// The app of the guide for its clients.
+const APP: &str = "[[route]]\npath = \"/app\"\nhandler = \"pusher\"\n[[app]]\nid = \"1\"\n\
+                   key = \"app-key\"\nsecret = \"app-secret\"\n";
+
 fn tool(path: &str) -> PathBuf {
     let path = if path.starts_with('/') { path.into() } else { root().join(path) };
     assert!(path.exists(), "{} is missing: run scripts/check.sh --install", path.display());
@@ -69,7 +73,8 @@ fn run(language: &str, at_least: usize, prepare: impl Fn(&Example<'_>) -> Comman
         let free = TcpListener::bind((PAGE_ADDRESS, 0)).unwrap().local_addr().unwrap();
         let origin = format!("http://{free}");
         let arguments = ["--listen", "127.0.0.1:0", "--route-origins", &origin];
-        let server = Server::start_with(&arguments, "");
+        let config = if block.place.contains("PUSHER.md") { APP } else { "" };
+        let server = Server::start_with(&arguments, config);
         let text = block.text.replace("127.0.0.1:9000", &server.address().to_string());
         let text = text.replace("127.0.0.1:9100", &server.admin().to_string());
         let folder = scratch(&format!("{language}-{number}"));
@@ -82,12 +87,14 @@ fn run(language: &str, at_least: usize, prepare: impl Fn(&Example<'_>) -> Comman
     assert!(count >= at_least, "the documents have {count} examples in {language}");
 }
 
-/// A folder where the packages `seawall` and `ws` are installed.
+/// A folder where the packages `seawall`, `ws`, `pusher` and `pusher-js` are installed.
 fn install_packages(folder: &Path) {
     let packages = folder.join("node_modules");
     fs::create_dir(&packages).unwrap();
     symlink(root().join("src/web"), packages.join("seawall")).unwrap();
-    symlink(tool(".cache/node/node_modules/ws"), packages.join("ws")).unwrap();
+    for name in ["ws", "pusher", "pusher-js"] {
+        symlink(tool(&format!(".cache/node/node_modules/{name}")), packages.join(name)).unwrap();
+    }
 }
 
 /// The page is served at an address that is an origin of the server's routes.
@@ -113,6 +120,8 @@ fn javascript() {
         let mut node = Command::new("node");
         // Resolves the package where it is linked, as if it were installed.
         node.args(["--preserve-symlinks", "example.mjs"]);
+        // Where the packages' own dependencies are.
+        node.env("NODE_PATH", tool(".cache/node/node_modules"));
         node
     });
 }

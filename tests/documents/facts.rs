@@ -41,6 +41,9 @@ fn every_configuration_is_valid() {
                 backend.link_token_file = webhook_secret("token");
             }
         }
+        for app in &mut file.apps {
+            app.secret_file = webhook_secret("app");
+        }
         if let Err(error) = Config::validate(&file, 20_000, 2) {
             panic!("{}: {error}", block.place);
         }

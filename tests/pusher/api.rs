@@ -6,7 +6,7 @@ use md5::{Digest as _, Md5};
 use serde_json::{Value, json};
 
 use crate::CONFIG;
-use crate::client::{AppClient, sign};
+use crate::client::{AppClient, hex, sign};
 use crate::support::{Raw, Server};
 
 /// A request of an app's backend.
@@ -38,8 +38,7 @@ impl Call<'_> {
             "auth_version=1.0".into(),
         ];
         if !self.body.is_empty() {
-            let hash: String =
-                Md5::digest(self.body).iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = hex(&Md5::digest(self.body));
             params.push(format!("body_md5={hash}"));
         }
         params.extend(self.query.split('&').filter(|pair| !pair.is_empty()).map(str::to_owned));
@@ -51,7 +50,8 @@ impl Call<'_> {
 }
 
 fn request(server: &Server, path: &str, method: &str, query: &str, body: &str) -> (u16, String) {
-    let mut raw = Raw::connect(server.admin());
+    // The address of clients; the operators' address answers the same.
+    let mut raw = Raw::connect(server.address());
     let length = body.len();
     let request = format!(
         "{method} {path}?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
@@ -142,7 +142,7 @@ fn wrong_events_are_rejected_with_the_reason() {
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.contains(says), "{message}");
     }
-    let body = "x".repeat(200_000);
+    let body = "x".repeat(300_000);
     let call = Call { app: 1, method: "POST", path: "/events", query: "", body: &body, ahead_s: 0 };
     assert_eq!(call.send(&server).0, 413);
 }
@@ -215,4 +215,45 @@ fn connections_of_a_user_are_ended() {
     assert_eq!(ann.expect("pusher:error")["code"], 4009);
     assert_eq!(ann.close_code(), 4009);
     bob.expect_nothing();
+}
+
+#[test]
+fn a_request_may_come_in_pieces_and_to_the_operators_address() {
+    let server = Server::start(CONFIG);
+    let mut client = AppClient::connect(&server, 1);
+    client.subscribe("a");
+    let body = json!({"name": "e", "channel": "a", "data": "x".repeat(9_000)}).to_string();
+    let path = "/apps/1/events";
+    let call = Call { app: 1, method: "POST", path: "/events", query: "", body: &body, ahead_s: 0 };
+    let query = call.signed_query(path);
+    let length = body.len();
+    let request = format!(
+        "POST {path}?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    for address in [server.address(), server.admin()] {
+        let mut raw = Raw::connect(address);
+        for piece in request.as_bytes().chunks(700) {
+            raw.send(piece);
+        }
+        assert_eq!(raw.answer().0, 200);
+        assert_eq!(client.expect("e"), "x".repeat(9_000));
+    }
+}
+
+#[test]
+fn bodies_of_unknown_length_and_other_paths_are_rejected() {
+    let server = Server::start(CONFIG);
+    for (request, status) in [
+        ("POST /apps/1/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("POST /apps/1/events HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
+        ("POST /apps/1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 413),
+        ("GET /apps/1/unknown HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        ("GET /apps/1/channels HTTP/1.1\r\nHost: a\r\n\r\n", 401),
+        ("DELETE /apps/1/channels HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    ] {
+        let mut raw = Raw::connect(server.address());
+        raw.send(request.as_bytes());
+        assert_eq!(raw.answer().0, status, "{request}");
+    }
 }

@@ -9,7 +9,12 @@ use crate::support::{Raw, Server};
 /// Returns the signature of a text, in hexadecimal.
 pub(crate) fn sign(app: u32, text: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, format!("secret-{app}").as_bytes());
-    hmac::sign(&key, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hmac::sign(&key, text.as_bytes()).as_ref())
+}
+
+/// Returns bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// A connection to an app.

@@ -1,6 +1,6 @@
 //! The libraries that applications use: in clients and in backends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::CONFIG;
@@ -13,14 +13,14 @@ const SCRIPT_SECONDS_MAX: &str = "120";
 fn run(script: &str) {
     let server = Server::start(CONFIG);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let is_python = script.ends_with(".py");
+    let is_python = Path::new(script).extension().is_some_and(|end| end == "py");
     let program = if is_python { root.join(".cache/venv/bin/python") } else { "node".into() };
     let output = Command::new("timeout")
         .arg(SCRIPT_SECONDS_MAX)
         .arg(program)
         .arg(root.join("tests/pusher").join(script))
         .arg(root.join(".cache/node"))
-        .args([server.address().port().to_string(), server.admin().port().to_string()])
+        .arg(server.address().port().to_string())
         .output()
         .expect("coreutils are there");
     let (text, errors) =

@@ -1,10 +1,10 @@
 // Laravel Echo over pusher-js: public, private and presence channels, whispers, notifications.
 //
-// node with_echo.mjs MODULES PORT API-PORT
+// node with_echo.mjs MODULES PORT
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 
-const [modules, port, apiPort] = process.argv.slice(2);
+const [modules, port] = process.argv.slice(2);
 const require = createRequire(`${modules}/`);
 const library = require('pusher-js');
 const Pusher = library.Pusher ?? library;
@@ -12,7 +12,7 @@ const Backend = require('pusher');
 const { default: Echo } = await import(`${modules}/node_modules/laravel-echo/dist/echo.js`);
 
 const backend = new Backend({
-  appId: '1', key: 'key-1', secret: 'secret-1', host: '127.0.0.1', port: apiPort, useTLS: false,
+  appId: '1', key: 'key-1', secret: 'secret-1', host: '127.0.0.1', port, useTLS: false,
 });
 const connect = (user) => new Echo({
   broadcaster: 'pusher',

@@ -1,18 +1,18 @@
 // pusher-js as clients, and the library `pusher` as their backend: every kind of channel, events of
 // clients, presence with several connections of a user, users, and errors.
 //
-// node with_pusher_js.mjs MODULES PORT API-PORT
+// node with_pusher_js.mjs MODULES PORT
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 
-const [modules, port, apiPort] = process.argv.slice(2);
+const [modules, port] = process.argv.slice(2);
 const require = createRequire(`${modules}/`);
 const library = require('pusher-js');
 const Pusher = library.Pusher ?? library;
 const Backend = require('pusher');
 
 const backend = new Backend({
-  appId: '1', key: 'key-1', secret: 'secret-1', host: '127.0.0.1', port: apiPort, useTLS: false,
+  appId: '1', key: 'key-1', secret: 'secret-1', host: '127.0.0.1', port, useTLS: false,
   encryptionMasterKeyBase64: Buffer.alloc(32, 7).toString('base64'),
 });
 
@@ -124,7 +124,7 @@ const fault = await next(stranger.connection, 'error');
 assert.equal(fault.error.data.code, 4001);
 assert.notEqual(stranger.connection.state, 'connected');
 const liar = new Backend({
-  appId: '1', key: 'key-1', secret: 'other', host: '127.0.0.1', port: apiPort, useTLS: false,
+  appId: '1', key: 'key-1', secret: 'other', host: '127.0.0.1', port, useTLS: false,
 });
 await assert.rejects(liar.trigger('news', 'x', {}), (error) => error.status === 401);
 

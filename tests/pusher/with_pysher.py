@@ -1,6 +1,6 @@
 """Pysher as a client, and the library `pusher` as its backend.
 
-python with_pysher.py MODULES PORT API-PORT
+python with_pysher.py MODULES PORT
 """
 
 import json
@@ -10,10 +10,10 @@ import sys
 import pusher
 import pysher
 
-_, _, port, api_port = sys.argv
+_, _, port = sys.argv
 
 backend = pusher.Pusher(
-    app_id="1", key="key-1", secret="secret-1", host="127.0.0.1", port=int(api_port), ssl=False
+    app_id="1", key="key-1", secret="secret-1", host="127.0.0.1", port=int(port), ssl=False
 )
 heard = queue.Queue()
 

@@ -5,6 +5,7 @@
 
 mod accept;
 pub(super) mod api;
+mod forwarded;
 mod guard;
 mod journal;
 mod link_commands;
@@ -15,6 +16,7 @@ mod server;
 mod tls;
 mod watched;
 
+pub(super) use forwarded::answer_requests;
 pub(super) use link_commands::run_commands;
 
 use std::sync::Arc;

@@ -54,6 +54,7 @@ pub fn request(data: &[u8]) {
     let forwarding = Forwarding { header, trusted };
     let retry_after_s = u32::from(choice[0]);
     let context = http::Context {
+        forwards: None,
         gate: None,
         routes: &routes,
         pages: &http::Pages::NONE,
@@ -126,6 +127,7 @@ fn check_answer(bytes: &[u8], (head, out): &(Head<'_>, Vec<u8>), limits: &http::
     let status = match decision {
         Decision::Upgrade(_) => 101,
         Decision::Pending(_) => panic!("no gate"),
+        Decision::Forward { .. } => panic!("nothing is forwarded"),
         Decision::Answer(response) => {
             let status = response.status();
             assert!(response.refusal().is_none_or(|refusal| refusal.status() == status));

@@ -15,6 +15,8 @@ pub enum Decision<'c> {
     Upgrade(Upgrade<'c>),
     /// It becomes one if that is decided elsewhere, later: nothing may be sent until then.
     Pending(Upgrade<'c>),
+    /// Its body follows, of this many bytes, and it is answered elsewhere.
+    Forward { body_bytes: usize },
     /// It is answered: send the answer, then let the connection linger and close.
     Answer(Response<'c>),
 }

@@ -178,6 +178,17 @@ pub struct Context<'c> {
     pub gate: Option<&'c dyn Gate>,
     /// Memory left for compression contexts of single connections (bytes).
     pub context_room_bytes: u64,
+    /// The requests that are answered elsewhere; `None`: none are.
+    pub forwards: Option<ForwardRule>,
+}
+
+/// Requests that are answered elsewhere, with their bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardRule {
+    /// The beginning of their paths.
+    pub prefix: &'static str,
+    /// The longest body (bytes); a longer one is not received.
+    pub body_bytes_max: usize,
 }
 
 /// What [`receive`] found.

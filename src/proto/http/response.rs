@@ -11,14 +11,14 @@ use tungstenite::handshake::derive_accept_key;
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: ";
 
-/// Appends a decision's bytes to `out`: none, if it is pending.
+/// Appends a decision's bytes to `out`: none, if it is pending, or answered elsewhere.
 ///
 /// Must be called once for a connection: nothing of HTTP follows a 101, and any other answer is the
 /// last.
 pub fn encode(decision: &Decision<'_>, out: &mut Vec<u8>) {
     match decision {
         Decision::Upgrade(upgrade) => switch(upgrade, out),
-        Decision::Pending(_) => {}
+        Decision::Pending(_) | Decision::Forward { .. } => {}
         Decision::Answer(response) => respond(response, out),
     }
 }

@@ -156,6 +156,9 @@ impl RequestHead<'_, '_> {
         if let Some(content) = find_listener_answer(&target, target.authority.or(host), context) {
             return Ok(Decision::Answer(Response::new(content)));
         }
+        if let Some(rule) = context.forwards.filter(|rule| target.path.starts_with(rule.prefix)) {
+            return forward(&fields, context.availability, rule, shape);
+        }
         let Some((index, route)) = find_route(context, target.path) else {
             let Some(page) = context.pages.find(target.path) else {
                 return Err(not_found(target.path));
@@ -173,12 +176,12 @@ impl RequestHead<'_, '_> {
             let checked = gate.check(index, token.as_deref());
             checked.map_err(|fault| {
                 shape.retry_after_s = fault.retry_after_s;
-                let temporary = fault.retry_after_s.is_some();
-                let refusal = if temporary { Refusal::Unavailable } else { Refusal::Unauthorized };
+                let of_server = fault.retry_after_s.map(|_| Refusal::Unavailable);
+                let refusal = of_server.unwrap_or(Refusal::Unauthorized);
                 RejectedHead::new(refusal, fault.message)
             })?;
         }
-        let mut subprotocol = None;
+        let (mut subprotocol, mut compression) = (None, Compression::default());
         if fields.subprotocols {
             subprotocol = choose_subprotocol(self.headers, &route.subprotocols)?;
             let gate = context.gate.filter(|gate| gate.takes_ticket(index));
@@ -186,7 +189,6 @@ impl RequestHead<'_, '_> {
                 gate.present_ticket(index, ticket);
             }
         }
-        let mut compression = Compression::default();
         if fields.extensions {
             let room_bytes = context.context_room_bytes;
             compression = extensions::choose(self.headers, route.compression, room_bytes)?;
@@ -271,6 +273,34 @@ fn find_listener_answer(
     }
     let (port, host) = (context.redirect_port?, host?);
     Some(Content::Redirect { location: host.https_url(port, target.path, target.query) })
+}
+
+/// Forwards a request with a body of known length, or without one.
+fn forward<'c>(
+    fields: &Fields<'_>,
+    availability: Availability,
+    rule: super::ForwardRule,
+    shape: &mut Shape,
+) -> Result<Decision<'c>, RejectedHead> {
+    if let Availability::Denied(denial) = availability {
+        return Err(deny(denial, shape));
+    }
+    if fields.transfer_encoding {
+        let message = "Transfer-Encoding is not supported here: send the body whole, with \
+                       Content-Length";
+        return Err(RejectedHead::bad(message));
+    }
+    let length = match fields.content_length.get("Content-Length")? {
+        None => 0,
+        Some(length) => std::str::from_utf8(length)
+            .ok()
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse::<usize>().ok())
+            .ok_or_else(|| RejectedHead::bad("Content-Length is not a number"))?,
+    };
+    // One that is too long is answered without it.
+    let body_bytes = if length > rule.body_bytes_max { 0 } else { length };
+    Ok(Decision::Forward { body_bytes })
 }
 
 fn find_route<'c>(context: &Context<'c>, path: &str) -> Option<(usize, &'c Route)> {

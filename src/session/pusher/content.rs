@@ -51,9 +51,10 @@ pub(super) fn read_content(content: &str) -> EventParts<'_> {
 pub fn data_of(publication: &Publication) -> String {
     let content = publication.message().map_or("null", |message| message.content);
     let data = read_content(content).data;
-    match data.starts_with('"') {
-        true => serde_json::from_str(data).unwrap_or_default(),
-        false => data.to_owned(),
+    if data.starts_with('"') {
+        serde_json::from_str(data).unwrap_or_default()
+    } else {
+        data.to_owned()
     }
 }
 

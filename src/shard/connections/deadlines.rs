@@ -60,7 +60,7 @@ impl Connections {
         let clocks = slot.clocks();
         let timeouts = &self.config.timeouts;
         match slot.stage() {
-            Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) => {
+            Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) | Stage::Forwarding(_) => {
                 tick_after(clocks.opened_tick, self.handshake_timeout_ms())
             }
             Stage::Open(_) => {
@@ -292,6 +292,9 @@ impl Connections {
                 );
             }
             Stage::Asking(_) if self.tick >= handshake => self.give_up_asking(sessions, index),
+            Stage::Forwarding(_) if self.tick >= handshake => {
+                self.give_up_forwarding(sessions, index);
+            }
             Stage::Open(_) => self.fire_open(sessions, index),
             Stage::Closing { .. } if self.tick >= closing => {
                 self.counters.close_timeouts += 1;

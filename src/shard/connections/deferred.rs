@@ -142,7 +142,10 @@ impl Connections {
             return;
         }
         let next = match slot.stage() {
-            Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) => Stage::Ending,
+            Stage::Forwarding(forwarding) if forwarding.is_sent => return,
+            Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) | Stage::Forwarding(_) => {
+                Stage::Ending
+            }
             Stage::Open(_) | Stage::Closing { .. } => Stage::Finishing,
             Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => return,
         };

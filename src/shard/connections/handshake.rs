@@ -28,6 +28,9 @@ pub(super) enum Verdict {
     Upgrade(Terms),
     /// Boxed because it is rare.
     Pending(Box<Upgrade<'static>>),
+    Forward {
+        body_bytes: usize,
+    },
     /// Contains the reason if the request was rejected.
     Answer(Option<Refusal>),
 }
@@ -41,6 +44,7 @@ impl Verdict {
                 Self::Upgrade(Terms { route, compression, protocol })
             }
             Decision::Pending(upgrade) => Self::Pending(Box::new(upgrade.into_owned())),
+            Decision::Forward { body_bytes } => Self::Forward { body_bytes },
             Decision::Answer(response) => Self::Answer(response.refusal()),
         }
     }

@@ -170,6 +170,7 @@ impl Connections {
             same_origin: self.same_origin(index),
             availability: self.availability(index),
             context_room_bytes: self.context_room_bytes(),
+            forwards: self.config.forward_rule(),
         };
         let decided = match http::receive(bytes, scanned, &context) {
             Head::Partial => None,
@@ -229,6 +230,10 @@ impl Connections {
                 } else {
                     self.begin_asking(sessions, index, *upgrade, client, request);
                 }
+            }
+            Verdict::Forward { body_bytes } => {
+                let (head, body) = bytes.split_at(consumed);
+                self.begin_forwarding(sessions, index, client, (head, body, body_bytes));
             }
             Verdict::Answer(refusal) => self.leave_answered(sessions, index, refusal),
         }

@@ -144,6 +144,10 @@ impl Connections {
                 self.hold_early(index, bytes);
                 0
             }
+            Stage::Forwarding(_) => {
+                self.receive_body(sessions, index, bytes);
+                0
+            }
             Stage::Lingering { discarded } => {
                 *discarded += bytes.len() as u64;
                 if *discarded > self.config.limits.linger_bytes_max {

@@ -46,6 +46,7 @@ mod deferred;
 mod deliveries;
 mod draining;
 mod flags;
+mod forwarding;
 mod frames;
 mod handshake;
 mod heads;

@@ -87,7 +87,7 @@ impl Connections {
                 let (bytes, scanned) = partial_state(partial.as_deref());
                 StageState::Http { bytes, scanned, age_us: age_us(*accepted_us) }
             }
-            Stage::Asking(_) => return Err(NotSerializable::Asking),
+            Stage::Asking(_) | Stage::Forwarding(_) => return Err(NotSerializable::Asking),
             Stage::Open(receiver) => {
                 StageState::Open(receiver.serialize().map_err(NotSerializable::Receiver)?)
             }

@@ -3,6 +3,7 @@
 //! A stage limits what may be written: once it is [`Stage::Open`], the HTTP stage is gone, and with
 //! it every way to write an HTTP answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::link_opening::LinkOpening;
@@ -48,8 +49,19 @@ impl Asking {
     }
 }
 
+/// A request that is answered by the control thread.
+#[derive(Debug)]
+pub(super) struct ForwardingState {
+    pub(super) head: Box<[u8]>,
+    pub(super) client: Option<IpAddr>,
+    /// The body as far as it was received; empty once the request was sent.
+    pub(super) body: Vec<u8>,
+    pub(super) body_bytes: usize,
+    pub(super) is_sent: bool,
+}
+
 /// The stage of a connection. It only moves downwards in this list, and has either Finishing or
-/// Lingering.
+/// Lingering, and either Asking or Forwarding.
 #[derive(Debug)]
 pub(super) enum Stage {
     /// Awaits the PROXY header.
@@ -58,6 +70,8 @@ pub(super) enum Stage {
     Http { partial: Option<Box<Partial>>, accepted_us: u32 },
     /// The request is valid; its upgrade is being decided by the backend.
     Asking(Box<Asking>),
+    /// The request is answered by the control thread, once its body was received.
+    Forwarding(Box<ForwardingState>),
     /// An open WebSocket.
     Open(ws::Receiver),
     /// Our Close was queued; awaits the peer's.
@@ -79,7 +93,10 @@ impl Stage {
     /// Returns whether the deadline of the handshake applies.
     #[inline]
     pub(super) fn is_handshake(&self) -> bool {
-        matches!(self, Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_))
+        matches!(
+            self,
+            Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) | Stage::Forwarding(_)
+        )
     }
 
     /// Returns the bytes of an unfinished request or message.
@@ -90,6 +107,7 @@ impl Stage {
                 partial.as_ref().map_or(0, |partial| partial.bytes.capacity())
             }
             Stage::Asking(asking) => asking.early.capacity(),
+            Stage::Forwarding(forwarding) => forwarding.body.capacity(),
             Stage::Open(receiver) | Stage::Closing { receiver, .. } => receiver.partial_bytes(),
             Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => 0,
         }
@@ -101,7 +119,7 @@ impl Stage {
         match self {
             Stage::Proxy { .. } => 0,
             Stage::Http { .. } => 1,
-            Stage::Asking(_) => 2,
+            Stage::Asking(_) | Stage::Forwarding(_) => 2,
             Stage::Open(_) => 3,
             Stage::Closing { .. } => 4,
             Stage::Finishing | Stage::Lingering { .. } => 5,

@@ -23,6 +23,7 @@ use crate::driver::{Bell, Token};
 use crate::hub::ChannelName;
 use crate::metrics::Snapshot;
 use crate::shard::decisions::ConnectReply;
+use crate::shard::forwarded::ForwardedRequests;
 
 /// Mails in one box above which no connections are handed over; other mail is always accepted.
 const MAILS_MAX: usize = 4096;
@@ -42,6 +43,8 @@ pub enum Mail {
     HubBatch(Vec<HubMail>),
     /// An application has decided on an upgrade.
     Decided { token: Token, reply: Box<ConnectReply> },
+    /// The answer to a request that was forwarded, as it is sent.
+    Forwarded { token: Token, answer: Box<[u8]> },
     /// From a link to an application.
     Link(Box<LinkMail>),
     /// Switch to another configuration.
@@ -88,6 +91,7 @@ pub struct Directory {
     admission: Arc<Admission>,
     hub: ArcSwapOption<HubShared>,
     hooks: OnceLock<HookLine>,
+    requests: OnceLock<ForwardedRequests>,
     links: Arc<LinkTable>,
     events: Arc<EventQueues>,
     congested: Congested,
@@ -103,6 +107,7 @@ impl Directory {
             admission: Arc::default(),
             hub: ArcSwapOption::empty(),
             hooks: OnceLock::new(),
+            requests: OnceLock::new(),
             links: Arc::default(),
             events,
             congested: Congested::default(),
@@ -241,6 +246,16 @@ impl Directory {
     /// See [`Self::set_hooks`]. `None`: no application is asked.
     pub fn hooks(&self) -> Option<&HookLine> {
         self.hooks.get()
+    }
+
+    /// Sets the way of requests that the control thread answers.
+    pub fn set_requests(&self, requests: ForwardedRequests) {
+        assert!(self.requests.set(requests).is_ok(), "there is one way");
+    }
+
+    /// See [`Self::set_requests`]. `None`: there is no control thread that answers.
+    pub fn requests(&self) -> Option<&ForwardedRequests> {
+        self.requests.get()
     }
 
     /// Returns the links to applications.

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::super::gather::{AnswerPlace, Gathered};
 use super::super::{ApiError, State, accept_answer, check_memory, json_response};
 use super::channels::{Attributes, describe_attributes};
-use super::signed::{BATCH_MAX, Signed};
-use crate::auth::PusherApp;
+use super::signed::Signed;
+use crate::auth::{EVENT_BATCH_MAX, PusherApp};
 use crate::hub::{ChannelName, ConnectionId, Draft, Verb};
 use crate::session::hub::retention_of;
 use crate::session::pusher::{AppChannel, EVENT_NAME_CHARS_MAX, make_content, parse_socket_id};
@@ -35,7 +35,7 @@ struct BatchBody {
     batch: Vec<EventBody>,
 }
 
-/// Reads data, which is a string; other JSON, as some libraries send it, stands for its text.
+/// Reads data, which is a string; other JSON, as some libraries send it, counts as its text.
 fn read_data<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::String(text) => text,
@@ -162,8 +162,8 @@ pub(super) async fn publish_batch(
     signed: Signed,
 ) -> Result<Response, ApiError> {
     let BatchBody { batch } = read_body(&signed)?;
-    if batch.is_empty() || batch.len() > BATCH_MAX {
-        return Err(ApiError::bad_request(format!("a batch has 1 to {BATCH_MAX} events")));
+    if batch.is_empty() || batch.len() > EVENT_BATCH_MAX {
+        return Err(ApiError::bad_request(format!("a batch has 1 to {EVENT_BATCH_MAX} events")));
     }
     let check = |event| check_event(&signed.app, event);
     let events = batch.into_iter().map(check).collect::<Result<Vec<_>, _>>()?;

@@ -16,10 +16,6 @@ use crate::auth::PusherApp;
 
 /// The most by which the clocks of a backend and this server may differ (s).
 const CLOCK_DIFFERENCE_MAX_S: u64 = 600;
-/// Room in a body for the names of channels and other fields (bytes).
-const BODY_FIELDS_BYTES_MAX: usize = 64 * 1024;
-/// Events of a batch.
-pub(super) const BATCH_MAX: usize = 10;
 
 /// A request whose signature was verified.
 pub(super) struct Signed {
@@ -124,7 +120,7 @@ async fn receive_body(
     headers: &HeaderMap,
     body: axum::body::Body,
 ) -> Result<Bytes, ApiError> {
-    let most = BATCH_MAX * app.options.event_bytes_max as usize + BODY_FIELDS_BYTES_MAX;
+    let most = app.body_bytes_max();
     let too_long = || {
         let message = format!("a body of this app has {most} bytes at most; send fewer events");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
@@ -135,10 +131,10 @@ async fn receive_body(
         return Err(too_long());
     }
     let receive = async {
-        let share = match length > SHORT_BODY_BYTES_MAX {
-            true => state.0.bodies.acquire_many(length.div_ceil(1024) as u32).await.ok(),
-            false => None,
-        };
+        let mut share = None;
+        if length > SHORT_BODY_BYTES_MAX {
+            share = state.0.bodies.acquire_many(length.div_ceil(1024) as u32).await.ok();
+        }
         let received = axum::body::to_bytes(body, most).await.map_err(|_| too_long());
         drop(share);
         received

@@ -1,0 +1,94 @@
+//! Requests that the control thread answers: those of the HTTP API of apps, which come to the same
+//! address as the apps' clients.
+//!
+//! The stage `Forwarding` follows `Http`. It receives the body, whose length was announced, sends
+//! the request to the control thread, and ends with the answer, after which the connection lingers.
+//! The deadline of the handshake applies to all of that. What is received beyond the body is
+//! discarded: each connection carries one request.
+
+use std::net::IpAddr;
+
+use super::stage::{ForwardingState, Stage};
+use super::{Connections, Sessions};
+use crate::driver::{Driver, Token};
+use crate::proto::http::Refusal;
+use crate::proto::ws::CloseCode;
+use crate::shard::forwarded::ForwardedRequest;
+
+const BUSY: &str = "too many requests await an answer; retry later";
+const NO_SERVICE: &str = "requests of apps are not answered while the server ends; retry later";
+const LATE: &str = "the request, or its answer, was not complete within the handshake deadline; \
+                    send the whole request at once";
+
+impl Connections {
+    /// Begins to receive the body of a request that the control thread answers.
+    pub(super) fn begin_forwarding(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        client: Option<IpAddr>,
+        (head, body, body_bytes): (&[u8], &[u8], usize),
+    ) {
+        let tick = self.tick;
+        let forwarding = ForwardingState {
+            head: head.into(),
+            client,
+            body: Vec::new(),
+            body_bytes,
+            is_sent: false,
+        };
+        self.slot_mut(index).enter_stage(Stage::Forwarding(Box::new(forwarding)), tick);
+        self.set_deadline(index);
+        self.receive_body(sessions, index, body);
+    }
+
+    /// Receives bytes of the body; when it is complete, sends the request.
+    pub(super) fn receive_body(&mut self, sessions: &mut impl Sessions, index: u32, bytes: &[u8]) {
+        let token = self.token(index);
+        let shard = self.id;
+        let Stage::Forwarding(forwarding) = self.slot_mut(index).stage_mut() else { return };
+        if forwarding.is_sent {
+            return;
+        }
+        let missing = forwarding.body_bytes - forwarding.body.len();
+        forwarding.body.extend_from_slice(&bytes[..bytes.len().min(missing)]);
+        if bytes.len() < missing {
+            return;
+        }
+        forwarding.is_sent = true;
+        let (head, body) =
+            (std::mem::take(&mut forwarding.head), std::mem::take(&mut forwarding.body));
+        let request = ForwardedRequest { shard, token, client: forwarding.client, head, body };
+        let sent = self.directory.requests().map(|requests| requests.try_send(request));
+        match sent {
+            Some(Ok(())) => {}
+            Some(Err(_)) => self.reject(sessions, index, Refusal::Unavailable, BUSY),
+            None => self.reject(sessions, index, Refusal::Unavailable, NO_SERVICE),
+        }
+    }
+
+    /// Sends the answer of the control thread, if the connection still awaits it.
+    pub(in crate::shard) fn send_forwarded_answer(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        token: Token,
+        answer: &[u8],
+    ) {
+        let Some(index) = self.find(token) else { return };
+        if !matches!(self.slot(index).stage(), Stage::Forwarding(forwarding) if forwarding.is_sent)
+        {
+            return;
+        }
+        self.counters.answered += 1;
+        self.queue_bytes(index, answer);
+        self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
+        self.reconcile(driver, index);
+    }
+
+    /// Rejects a request that was not complete, or not answered, in time.
+    pub(super) fn give_up_forwarding(&mut self, sessions: &mut impl Sessions, index: u32) {
+        self.counters.handshake_timeouts += 1;
+        self.reject(sessions, index, Refusal::Timeout, LATE);
+    }
+}
