@@ -24,6 +24,7 @@ fn companions(path: &str, value: u64) -> &'static [&'static str] {
         ("engine.buffer_memory_bytes", 8192) => &["engine.buffer_bytes = 1024"],
         ("route.pong_timeout_ms", 0) => &["route.ping_interval_ms = 0"],
         ("channel.history_ttl_s", 0) => &["channel.history = 0"],
+        ("app.presence_members_max", 101..) => &["hub.presence_page_max = 100000"],
         ("channel.message_bytes_max", 2..) => &[
             "limits.message_bytes_max = 1073741824",
             "limits.partial_shard_bytes_max = 1073741824",
@@ -40,6 +41,9 @@ fn check(section: &Section, row: &Row, value: u64) -> Result<(), String> {
     let line = |path: &str, value: &str| match path.split_once('.') {
         Some((name, key)) if ["listener", "route", "channel"].contains(&name) => {
             format!("[[{name}]]\n{key} = {value}\n")
+        }
+        Some(("app", key)) => {
+            format!("[[app]]\n{key} = {value}\nid = \"1\"\nkey = \"k\"\nsecret = \"a secret\"\n")
         }
         Some(("backend", key)) => format!(
             "[[backend]]\n{key} = {value}\nevents_url = \"http://a\"\nsecret_files = [{:?}]\n",

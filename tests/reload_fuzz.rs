@@ -106,7 +106,7 @@ fn routes(section: &Section, random: &mut Random, gentle: bool) -> Vec<Value> {
     paths.extend(others.into_iter().filter(|_| random.below(2) == 0));
     let route = |(path, handler): (&str, Option<&str>)| {
         let mut table = random_table(section, random, gentle);
-        let handler = handler.unwrap_or_else(|| random.pick(&["echo", "hub", "gateway"]));
+        let handler = handler.unwrap_or_else(|| random.pick(&["echo", "hub", "gateway", "pusher"]));
         table.insert("path".to_owned(), Value::String(path.to_owned()));
         table.insert("match".to_owned(), Value::String("exact".to_owned()));
         table.insert("handler".to_owned(), Value::String(handler.to_owned()));
@@ -125,6 +125,15 @@ fn backend(section: &Section, random: &mut Random, gentle: bool) -> Table {
     // An application's name cannot change either.
     table.insert("name".to_owned(), Value::String("app".to_owned()));
     table.insert("secret_files".to_owned(), Value::Array(vec![Value::String(secret)]));
+    table
+}
+
+/// The one app: the first one cannot be added to a running server.
+fn app(section: &Section, random: &mut Random, gentle: bool) -> Table {
+    let mut table = random_table(section, random, gentle);
+    for (key, value) in [("id", "1"), ("key", "key"), ("secret", "a secret")] {
+        table.insert(key.to_owned(), Value::String(value.to_owned()));
+    }
     table
 }
 
@@ -147,6 +156,7 @@ fn random_config(random: &mut Random, gentle: bool) -> Table {
                 Value::Array(patterns.into_iter().map(channel).collect())
             }
             "backend" => Value::Array(vec![Value::Table(backend(section, random, gentle))]),
+            "app" => Value::Array(vec![Value::Table(app(section, random, gentle))]),
             _ => Value::Table(random_table(section, random, gentle)),
         };
         file.insert(section.name.to_owned(), value);
@@ -326,7 +336,8 @@ fn run(seed: u64, reloads: u32, gentle: bool) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let secret = support::secrets::webhook_secret_file();
     let backend = format!("[[backend]]\nhook_url = \"http://a\"\nsecret_files = [{secret:?}]\n");
-    let base = format!("{BASE}{backend}");
+    let app = "[[app]]\nid = \"1\"\nkey = \"key\"\nsecret = \"a secret\"\n";
+    let base = format!("{BASE}{backend}{app}");
     let mut server = Server::start(&base);
     let mut bystander = gentle.then(|| Bystander { raw: Raw::open(server.address()), said: 0 });
     let mut clients: Vec<Option<Client>> = (0..CLIENTS).map(|_| None).collect();

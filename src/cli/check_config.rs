@@ -107,6 +107,7 @@ mod tests {
             keys: vec![crate::config::file::Key::default()],
             api_keys: vec![crate::config::file::ApiKey::default()],
             backends: vec![crate::config::file::Backend::default()],
+            apps: vec![crate::config::file::App::default()],
             ..File::default()
         };
         let whole = toml::Value::try_from(&file).unwrap();

@@ -78,6 +78,8 @@ pub(crate) fn companions(section: &Section, row: &Row) -> Vec<String> {
                 _ => vec![chain, own],
             }
         }
+        ("app", key) => app_flags(key),
+        ("route", "handler") => app_flags(""),
         ("backend" | "route" | "channel", _) => companions_with_backend(section, row),
         ("process", "group") => vec!["--process-user=nobody".to_owned()],
         ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
@@ -101,7 +103,6 @@ fn companions_with_backend(section: &Section, row: &Row) -> Vec<String> {
             let route = vec!["--route-handler=hub".to_owned(), "--backend-name=other".to_owned()];
             [route, backend_flags()].concat()
         }
-        ("route", "handler") => linked_flags(),
         ("route", "accept" | "slow_reader") => {
             [vec!["--route-handler=gateway".to_owned()], linked_flags()].concat()
         }
@@ -118,6 +119,16 @@ fn companions_with_backend(section: &Section, row: &Row) -> Vec<String> {
 }
 
 pub(crate) const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// What an app needs besides this option.
+fn app_flags(own: &str) -> Vec<String> {
+    let secret = format!("--app-secret={SECRET}");
+    let needed = [("id", "--app-id=1".to_owned()), ("key", "--app-key=k".to_owned())];
+    let needed = needed.into_iter().chain([("secret", secret)]);
+    let is_other = |key: &str| key != own && !(key == "secret" && own == "secret_file");
+    let page = (own == "presence_members_max").then(|| "--hub-presence-page-max=200".to_owned());
+    needed.filter(|(key, _)| is_other(key)).map(|(_, flag)| flag).chain(page).collect()
+}
 
 /// What a backend needs.
 pub(crate) fn backend_flags() -> Vec<String> {
@@ -170,9 +181,10 @@ pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("auth.jwks_url", _) => "https://id.example/jwks.json".to_owned(),
         ("auth.jwks_file", _) => fixture("jwks.json", 0o644, "{\"keys\": []}"),
         ("key.public_key_file", _) => fixture("key.pem", 0o644, PUBLIC_KEY),
-        ("key.secret_file" | "api_key.secret_file" | "cluster.password_file", _) => {
-            fixture("secret", 0o600, SECRET)
-        }
+        (
+            "key.secret_file" | "api_key.secret_file" | "app.secret_file" | "cluster.password_file",
+            _,
+        ) => fixture("secret", 0o600, SECRET),
         ("resume.keys_file" | "tls.ticket_keys_file", _) => fixture("keys", 0o600, SECRET),
         ("resume.keys" | "tls.ticket_keys", _) => SECRET.to_owned(),
         ("acme.names", _) => "one.test,two.test".to_owned(),
