@@ -129,7 +129,7 @@
 //! - The loss of a link closes no client of a gateway while another link is there within
 //!   `backend.hold_ms`. Each message of a client is delivered at least once, in order, and repeats
 //!   are marked; those that are given up are counted. A record from a link that a session has left
-//!   changes nothing.
+//!   changes nothing, and a client stays a member of its channels on any link, or none.
 //! - A steady echo allocates nothing.
 //! - The bytes counted are the bytes moved, and the sum of all readings equals what was recorded,
 //!   also for a shard that has ended.
@@ -180,7 +180,9 @@
 //! passes what arrives to shards by mail, in whole records. The application's acceptance is awaited
 //! in the stage of an application's decision, so nothing of HTTP can follow the 101. Below the
 //! shard's turn, `shard/layers.rs` passes each call of a connection to the layer of its session:
-//! the hub or the gateway.
+//! the hub or the gateway. A client that its application makes a member of channels has a session
+//! of both meanwhile: that of the hub has an encoding of its own, the content of a publication
+//! alone, which is made once for all such members.
 //!
 //! **Reloads.** A validated [`config::Config`] is immutable. SIGHUP makes a new one and fits it to
 //! the old one (`config::reload`): options that only take effect at the start keep their values,

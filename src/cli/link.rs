@@ -228,6 +228,10 @@ fn describe_record(peer: SocketAddr, record: &LinkRecord<'_>) -> Value {
     let is_payload = matches!(record.known_kind(), Some(RecordKind::Text | RecordKind::Binary));
     match str::from_utf8(record.body) {
         Ok("") if !is_payload => {}
+        // The name of a channel, which may look like JSON.
+        Ok(channel) if record.known_kind() == Some(RecordKind::Joined) => {
+            line["body"] = channel.into();
+        }
         Ok(text) if !is_payload => {
             line["body"] = serde_json::from_str(text).unwrap_or_else(|_| text.into());
         }
@@ -255,6 +259,10 @@ mod tests {
             assert!(shown.contains(part), "{shown}");
         }
         assert!(shown.contains(r#""session":"00010000000200000003""#), "{shown}");
+        let joined = LinkRecord::new(RecordKind::Joined, session, 7, b"17");
+        assert!(describe(&joined).contains(r#""body":"17","kind":"joined""#));
+        let left = LinkRecord::new(RecordKind::Left, session, 7, br#"{"channel":"a"}"#);
+        assert!(describe(&left).contains(r#""body":{"channel":"a"},"kind":"left""#));
         let text = LinkRecord::new(RecordKind::Text, session, 7, b"hi");
         assert!(describe(&text).contains(r#""text":"hi""#));
         let binary = LinkRecord::new(RecordKind::Binary, session, 7, b"\xff");

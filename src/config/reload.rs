@@ -134,6 +134,11 @@ impl Config {
         self.route_options.iter().any(|route| route.handler != HandlerName::Echo)
     }
 
+    /// Returns whether any route is a gateway.
+    pub fn has_gateway_routes(&self) -> bool {
+        self.route_options.iter().any(|route| route.handler == HandlerName::Gateway)
+    }
+
     /// Rejects a configuration that would admit clients without authentication that was required
     /// before, unless this is confirmed: a file may be read while it is empty or half written. Keys
     /// that were fetched from the same URL are kept.

@@ -10,7 +10,8 @@ use super::position::Position;
 use super::presence::MemberInfo;
 use crate::proto::ws::DataKind;
 
-/// The maximum number of client protocols in a process.
+/// The maximum number of encodings of a publication: one for each client protocol of the process,
+/// and that of members behind links.
 pub const PROTOCOLS_MAX: usize = 4;
 
 /// Identifies a client protocol of the process. Publications cache one encoding for each.
@@ -20,6 +21,8 @@ pub struct ProtocolId(u8);
 impl ProtocolId {
     /// The protocol in whose encoding messages are stored.
     pub const STORED: Self = Self(0);
+    /// The encoding for members behind links; no client chooses it.
+    pub const CONTENT: Self = Self(PROTOCOLS_MAX as u8 - 1);
 
     /// Returns the protocol with this index. `None`: the index exceeds the maximum.
     pub fn new(index: usize) -> Option<Self> {

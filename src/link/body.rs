@@ -24,6 +24,8 @@ const INSTANCE_CHARS_MAX: usize = 128;
 const CAPACITY: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 const CAPACITY_DEFAULT: u32 = 100;
 const MESSAGE_CHARS_MAX: usize = 200;
+/// What is read of the name of a channel (bytes): longer than any channel's.
+const WANTED_BYTES_MAX: usize = 256;
 /// The longest time until an identity ends (s).
 const EXPIRES_S_MAX: u32 = 31_536_000;
 
@@ -231,6 +233,26 @@ pub fn decode_accept(
     Ok(AcceptBody { subprotocol, state, named })
 }
 
+/// Encodes `left`: a channel that a client is not a member of, or no longer.
+pub fn encode_left(channel: &str, reason: &str, message: &str) -> Vec<u8> {
+    let mut fields = Fields(String::with_capacity(128));
+    fields.text("channel", channel);
+    fields.text("reason", reason);
+    fields.text("message", message);
+    fields.finish()
+}
+
+/// Reads the channel of `join` and `leave`. Whether there can be such a channel is not checked. A
+/// name that is far too long is cut, so that the report of it is short.
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn decode_channel(body: &[u8]) -> Result<&str, BodyError> {
+    let wrong = BodyError("join, leave: the body must be the name of a channel, in UTF-8");
+    let channel = simdutf8::basic::from_utf8(body).map_err(|_| wrong)?;
+    Ok(&channel[..channel.floor_char_boundary(WANTED_BYTES_MAX)])
+}
+
 /// Reads `reject`.
 ///
 /// # Errors
@@ -323,6 +345,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::CHANNEL_BYTES_MAX;
 
     fn accept(body: &str) -> Result<AcceptBody, BodyError> {
         decode_accept(body.as_bytes(), 1000, &"app".into())
@@ -432,6 +455,18 @@ mod tests {
         }
         assert!(decode_hello(b"\xff").is_err());
         assert!(check_state(b"\"\\ud800\"").is_err(), "half a surrogate pair");
+    }
+
+    #[test]
+    fn channels_are_read_and_reported() {
+        assert_eq!(decode_channel("chat:é".as_bytes()), Ok("chat:é"));
+        assert_eq!(decode_channel(b""), Ok(""), "that there is no such channel is reported");
+        assert!(decode_channel(b"a\xff").is_err());
+        let long = "€".repeat(WANTED_BYTES_MAX);
+        let cut = decode_channel(long.as_bytes()).unwrap().len();
+        assert!((CHANNEL_BYTES_MAX + 1..=WANTED_BYTES_MAX).contains(&cut), "it stays too long");
+        let left = String::from_utf8(encode_left("a\"", "limit", "full")).unwrap();
+        assert_eq!(left, r#"{"channel":"a\"","reason":"limit","message":"full"}"#);
     }
 
     #[test]

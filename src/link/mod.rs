@@ -2,8 +2,7 @@
 //! sockets, no clock.
 //!
 //! `LINK.md` is the document of the format. Files: `wire` (records), `body` (what records that
-//! describe something carry, as JSON),
-//! `fuzz`.
+//! describe something carry, as JSON), `fuzz`.
 
 mod body;
 pub mod fuzz;
@@ -11,7 +10,8 @@ mod wire;
 
 pub use body::{
     AcceptBody, BackendHello, BodyError, HelloLimits, NodeHello, OpenBody, OpenRequest, RejectBody,
-    check_state, decode_accept, decode_hello, decode_reject, encode_node_hello, encode_open,
+    check_state, decode_accept, decode_channel, decode_hello, decode_reject, encode_left,
+    encode_node_hello, encode_open,
 };
 pub use wire::{
     CLOSE_REASON_BYTES_MAX, HEADER_BYTES, LINK_SUBPROTOCOL, LINK_VERSION, LinkRecord, LinkSession,

@@ -47,11 +47,15 @@ pub enum RecordKind {
     Drain = 18,
     Ping = 19,
     Pong = 20,
+    Join = 21,
+    Leave = 22,
+    Joined = 23,
+    Left = 24,
 }
 
 impl RecordKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::Hello,
         Self::Open,
         Self::Accept,
@@ -72,6 +76,10 @@ impl RecordKind {
         Self::Drain,
         Self::Ping,
         Self::Pong,
+        Self::Join,
+        Self::Leave,
+        Self::Joined,
+        Self::Left,
     ];
 
     /// Returns its name in the document.
@@ -79,7 +87,7 @@ impl RecordKind {
         const NAMES: [&str; RecordKind::ALL.len()] = [
             "hello", "open", "accept", "reject", "text", "binary", "ack", "sent", "slow", "ready",
             "close", "state", "many", "ask", "answer", "command", "result", "drain", "ping",
-            "pong",
+            "pong", "join", "leave", "joined", "left",
         ];
         NAMES[self as usize - 1]
     }
@@ -359,7 +367,7 @@ mod tests {
             assert_eq!(kind as usize, at + 1);
             assert_eq!(RecordKind::from_number(kind as u8), Some(kind));
         }
-        assert_eq!((RecordKind::from_number(0), RecordKind::from_number(21)), (None, None));
+        assert_eq!((RecordKind::from_number(0), RecordKind::from_number(25)), (None, None));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) fn make_hub(
     if !config.has_sessions() {
         return Ok((None, None));
     }
-    let mut protocols = Protocols::new(&SeawallV1);
+    let mut protocols = Protocols::new(&SeawallV1).with_links(config.has_gateway_routes());
     if !config.apps.is_empty() {
         protocols.add(&PusherV7);
     }
@@ -105,6 +105,7 @@ pub fn make_hub_with(
     protocols: Protocols,
 ) -> Option<Arc<HubShared>> {
     let make = || {
+        let protocols = protocols.with_links(config.has_gateway_routes());
         let realm = make_realm(config, make_node(), admission).with_protocols(protocols);
         HubShared::new(realm, home_options(config), make_log)
     };
@@ -139,6 +140,7 @@ fn make_realm(config: &Config, node: u32, admission: Arc<Admission>) -> Realm {
         limits,
         admission,
     )
+    .with_protocols(Protocols::new(&SeawallV1).with_links(config.has_gateway_routes()))
     .with_apps(config.apps.clone())
 }
 

@@ -1,5 +1,6 @@
 //! The layers of sessions above connections: the hub, and the gateway. A connection has a session
-//! of one of them, or none.
+//! of one of them, or none. While a client of the gateway is a member of channels, it also has a
+//! session of the hub, which takes part in what its queue and its end need.
 
 use std::sync::Arc;
 
@@ -27,6 +28,11 @@ impl Layers {
     fn gateway_at(&mut self, index: u32) -> Option<&mut Gateway> {
         self.gateway.as_deref_mut().filter(|gateway| gateway.has_session(index))
     }
+
+    /// Returns the hub, if the connection is a member of channels behind a link.
+    fn hub_of_member(&mut self, index: u32) -> Option<&mut Hub> {
+        self.hub.as_deref_mut().filter(|hub| hub.has_linked(index))
+    }
 }
 
 /// Calls the layer that the connection has a session in; does nothing if there is none.
@@ -36,6 +42,24 @@ macro_rules! call_layer {
             gateway.$call($($argument),*);
         } else if let Some(hub) = &mut $layers.hub {
             hub.$call($($argument),*);
+        }
+    };
+}
+
+/// Calls the hub as well, if the connection is a member of channels behind a link.
+macro_rules! call_both {
+    ($layers:ident, $index:ident, $call:ident($($argument:expr),*)) => {
+        if $layers.gateway_at($index).is_none() {
+            if let Some(hub) = &mut $layers.hub {
+                hub.$call($($argument),*);
+            }
+        } else {
+            if let Some(hub) = $layers.hub_of_member($index) {
+                hub.$call($($argument),*);
+            }
+            if let Some(gateway) = &mut $layers.gateway {
+                gateway.$call($($argument),*);
+            }
         }
     };
 }
@@ -86,6 +110,7 @@ impl Sessions for Layers {
                 if let Some(gateway) = &mut self.gateway {
                     gateway.open_session(connections, index, identity, protocol);
                 }
+                self.run_closings(connections);
             }
         }
     }
@@ -119,11 +144,12 @@ impl Sessions for Layers {
     }
 
     fn refill_outbox(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
-        call_layer!(self, index, refill_outbox(connections, index, bytes_max));
+        call_both!(self, index, refill_outbox(connections, index, bytes_max));
     }
 
     fn run_due(&mut self, connections: &mut Connections, index: u32) {
         call_layer!(self, index, run_due(connections, index));
+        self.run_closings(connections);
     }
 
     fn reschedule_due(&mut self, connections: &mut Connections, index: u32) {
@@ -141,18 +167,16 @@ impl Sessions for Layers {
         goodbye: Goodbye<'_>,
         with_backlog: bool,
     ) -> CloseCode {
-        if let Some(gateway) = self.gateway_at(index) {
-            return gateway.say_goodbye(connections, index, goodbye, with_backlog);
-        }
+        // The gateway sends none; what the hub has queued for a member goes first.
         let hub = self.hub.as_deref_mut();
         hub.map_or(goodbye.code, |hub| hub.say_goodbye(connections, index, goodbye, with_backlog))
     }
 
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32) {
-        call_layer!(self, index, drop_backlog(connections, index));
+        call_both!(self, index, drop_backlog(connections, index));
     }
 
     fn end_session(&mut self, connections: &mut Connections, index: u32, code: CloseCode) {
-        call_layer!(self, index, end_session(connections, index, code));
+        call_both!(self, index, end_session(connections, index, code));
     }
 }

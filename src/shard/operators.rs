@@ -32,9 +32,10 @@ impl Layers {
                     ConnectionTarget::Connection(id) if id.session & LINKED != 0 => {
                         let index = gateway.slot_of(id, connections);
                         let count = index.map_or(0, |index| {
-                            gateway.disconnect(connections, index, code, &reason);
+                            gateway.close_later(index, code, reason.to_string());
                             1
                         });
+                        self.run_closings(connections);
                         // The requester may be gone: ignore the error.
                         let _ = reply.map(|to| to.send(Reached { count, refused: None }));
                         return None;
@@ -51,7 +52,7 @@ impl Layers {
             }
             (HubMail::Look { id, reply }, Some(gateway)) if id.session & LINKED != 0 => {
                 let index = gateway.slot_of(id, connections);
-                let described = index.and_then(|index| gateway.describe(connections, index));
+                let described = index.and_then(|index| self.describe(connections, index));
                 let Some((index, info)) = index.zip(described) else {
                     // The requester may be gone: ignore the error.
                     let _ = reply.send(None);
@@ -101,7 +102,17 @@ impl Layers {
     }
 
     fn describe(&self, connections: &Connections, index: u32) -> Option<ConnectionInfo> {
+        let of_hub = self.hub.as_ref().and_then(|hub| hub.describe_connection(connections, index));
         let of_gateway = self.gateway.as_ref().and_then(|own| own.describe(connections, index));
-        of_gateway.or_else(|| self.hub.as_ref()?.describe_connection(connections, index))
+        let (Some(of_gateway), Some(of_hub)) = (&of_gateway, &of_hub) else {
+            return of_gateway.or(of_hub);
+        };
+        // A member of channels behind a link has a session of both.
+        Some(ConnectionInfo {
+            subscriptions: of_hub.subscriptions.clone(),
+            queue_bytes: of_hub.queue_bytes,
+            dropped: of_hub.dropped,
+            ..of_gateway.clone()
+        })
     }
 }

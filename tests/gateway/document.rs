@@ -4,7 +4,9 @@ use serde_json::json;
 
 use crate::application::{Application, root};
 use crate::peer::{Peer, SUBPROTOCOL, opening, session};
-use crate::record::{ACCEPT, ACK, CLOSE, HELLO, NO_SESSION, OPEN, REJECT, Record, STATE, TEXT};
+use crate::record::{
+    ACCEPT, ACK, CLOSE, HELLO, JOIN, JOINED, NO_SESSION, OPEN, REJECT, Record, STATE, TEXT,
+};
 
 /// The blocks of a document in a language.
 fn blocks(document: &str, language: &str) -> Vec<String> {
@@ -65,6 +67,8 @@ fn the_example_of_the_format_decodes() {
         ('S', "text", Record::text(key, 1, "hi"), None),
         ('B', "text", Record::text(key, 0, "grüße, ann"), None),
         ('B', "ack", Record::new(ACK, key, 1, ""), None),
+        ('B', "join", Record::new(JOIN, key, 1, "room:1"), None),
+        ('S', "joined", Record::new(JOINED, key, 1, "room:1"), None),
         ('S', "close", Record::new(CLOSE, key, 1001, ""), None),
     ];
     let mut found = Vec::new();

@@ -5,8 +5,8 @@ use tungstenite::Message;
 use crate::live::{Instance, Visitor, start};
 use crate::peer::encode;
 use crate::record::{
-    ACCEPT, ACK, CLOSE, HELLO, MANY, MOVED, NO_SESSION, OPEN, REDELIVERED, REJECT, Record, SENT,
-    STATE, Session, TEXT,
+    ACCEPT, ACK, CLOSE, HELLO, JOIN, JOINED, MANY, MOVED, NO_SESSION, OPEN, REDELIVERED, REJECT,
+    Record, SENT, STATE, Session, TEXT,
 };
 use crate::support::wait_until;
 
@@ -47,7 +47,7 @@ fn expect_end(what: &str, code: u16, wrong: impl Fn(Session) -> Message) {
 #[test]
 fn wrong_records_end_the_link_and_no_client() {
     type Wrong = fn(Session) -> Record;
-    let cases: [(&str, Wrong); 11] = [
+    let cases: [(&str, Wrong); 13] = [
         ("ack of what was not sent", |key| Record::new(ACK, key, 2, "")),
         ("a close code of the protocol", |key| Record::new(CLOSE, key, 1006, "")),
         ("a move that Seawall did not begin", |key| {
@@ -59,6 +59,8 @@ fn wrong_records_end_the_link_and_no_client() {
         ("a status that is none", |key| Record::new(REJECT, key, 0, "{\"status\":418}")),
         ("a second hello", |_| Record::new(HELLO, NO_SESSION, 1, "{\"instance\":\"x\"}")),
         ("a record of Seawall's", |key| Record::new(SENT, key, 1, "")),
+        ("a channel that is not UTF-8", |key| Record::new(JOIN, key, 1, [0xff])),
+        ("a report of Seawall's", |key| Record::new(JOINED, key, 1, "a")),
         ("a session of no node", |_| Record::new(TEXT, [0xff; 10], 0, "x")),
         ("sessions that are not there", |_| Record::new(MANY, NO_SESSION, 7, "x")),
     ];

@@ -10,10 +10,10 @@ use crate::application::{Application, programs};
 use crate::live::{Visitor, await_links, with_each_live};
 use crate::support::{Raw, Server, metrics, raw};
 
-const HUB: &str = "[[route]]\npath = \"/ws\"\nhandler = \"hub\"\n";
+pub(crate) const HUB: &str = "[[route]]\npath = \"/ws\"\nhandler = \"hub\"\n";
 
 /// A client of the hub.
-fn join(server: &Server) -> Visitor {
+pub(crate) fn join(server: &Server) -> Visitor {
     let mut raw = Raw::connect(server.address());
     raw.send(&raw::request_with("/ws", ""));
     raw.switched();
@@ -23,7 +23,7 @@ fn join(server: &Server) -> Visitor {
 }
 
 #[track_caller]
-fn ask(client: &mut Visitor, request: &Value) -> Value {
+pub(crate) fn ask(client: &mut Visitor, request: &Value) -> Value {
     client.say(&request.to_string());
     let reply = client.hear_json();
     assert_eq!(reply["id"], request["id"], "{reply}");

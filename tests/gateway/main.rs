@@ -14,6 +14,7 @@ mod endings;
 mod handshake;
 mod live;
 mod live_chat;
+mod live_members;
 mod live_outages;
 mod live_redeploys;
 mod live_scripted;

@@ -20,6 +20,10 @@ pub(crate) const RESULT: u8 = 17;
 pub(crate) const DRAIN: u8 = 18;
 pub(crate) const PING: u8 = 19;
 pub(crate) const PONG: u8 = 20;
+pub(crate) const JOIN: u8 = 21;
+pub(crate) const LEAVE: u8 = 22;
+pub(crate) const JOINED: u8 = 23;
+pub(crate) const LEFT: u8 = 24;
 
 pub(crate) const MOVED: u8 = 1;
 pub(crate) const REDELIVERED: u8 = 2;

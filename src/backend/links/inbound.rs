@@ -60,7 +60,9 @@ impl Sorter {
                 | RecordKind::Slow
                 | RecordKind::Ready
                 | RecordKind::Ask
-                | RecordKind::Result => return Err("a record of a kind that only nodes send"),
+                | RecordKind::Result
+                | RecordKind::Joined
+                | RecordKind::Left => return Err("a record of a kind that only nodes send"),
                 RecordKind::Answer => notice(LinkNotice::Answer(record.number, record.body)),
                 RecordKind::Command => notice(LinkNotice::Command(record.number, record.body)),
                 RecordKind::Drain => notice(LinkNotice::Drain),
@@ -76,7 +78,9 @@ impl Sorter {
                 | RecordKind::Binary
                 | RecordKind::Ack
                 | RecordKind::Close
-                | RecordKind::State => self.append(record.session.shard, &record)?,
+                | RecordKind::State
+                | RecordKind::Join
+                | RecordKind::Leave => self.append(record.session.shard, &record)?,
             }
         }
         Ok(count)
@@ -230,6 +234,7 @@ mod tests {
             (of(RecordKind::Open, b""), "only nodes send"),
             (of(RecordKind::Sent, b""), "only nodes send"),
             (of(RecordKind::Result, b""), "only nodes send"),
+            (of(RecordKind::Joined, b"a"), "only nodes send"),
             (of(RecordKind::Ping, &long), "125"),
             (of(RecordKind::Many, b"short"), "list of sessions"),
             (of(RecordKind::Many, &many), "no node has named"),

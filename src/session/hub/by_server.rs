@@ -1,11 +1,16 @@
 //! Subscriptions that a backend starts and ends, independent of what the connection does.
+//!
+//! The client of an application behind a link has no others. Its application is responsible for its
+//! rights, and learns what has become of each ([`MemberReport`]); the client itself gets
+//! publications alone.
 
 use super::Call;
 use super::pending::{AskedKind, Caller};
 use super::state::{Fate, HubSession};
 use super::verbs::Wanted;
 use crate::auth::{ChannelGrant, Rights};
-use crate::hub::{ChannelName, Code, Refused};
+use crate::hub::{ChannelName, Code, ProtocolId, Refused};
+use crate::session::protocol::Reply;
 
 /// The outcome of a subscription that a backend requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +19,24 @@ pub enum Outcome {
     Refused(Refused),
     /// The connection is not authenticated, or closed before the channel's home replied.
     Ended,
+}
+
+/// What has become of a subscription that an application behind a link has requested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberReport {
+    pub channel: Box<str>,
+    /// The number of the request; 0 if a subscription has ended without one.
+    pub number: u32,
+    pub standing: MemberStanding,
+}
+
+/// See [`MemberReport`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberStanding {
+    Joined,
+    Refused(Refused),
+    /// With the reason.
+    Ended(&'static str),
 }
 
 /// Why the server ended a subscription.
@@ -54,29 +77,30 @@ impl HubSession {
     ) {
         // Publishing needs the client's own right.
         let rights = Rights { publish: false, ..Rights::ALL };
-        let grant = ChannelGrant { rights, expires_s, key: None };
+        // A client behind a link needs no grant: it has no rights of its own.
+        let grant =
+            (!call.is_behind_link()).then_some(ChannelGrant { rights, expires_s, key: None });
         if self.identity.is_none() {
             // Not authenticated yet: treated as if the connection did not exist.
-            return call.effects.outcomes.push((number, Outcome::Ended));
+            return call.push_outcome(channel, number, Outcome::Ended);
         }
         let Some(at) = self.find(channel) else {
-            let grant = Some(grant);
             let (since, watch, trusted, replaces) = (None, false, true, None);
             let wanted = Wanted { channel, since, watch, grant, trusted, replaces };
             match self.subscribe(call, None, AskedKind::ByServer, wanted) {
                 Ok(_) => self.await_outcome(call, channel, number),
-                Err(refused) => call.effects.outcomes.push((number, Outcome::Refused(refused))),
+                Err(refused) => call.push_outcome(channel, number, Outcome::Refused(refused)),
             }
             return;
         };
         if self.subscriptions[at].is_live() {
-            return call.effects.outcomes.push((number, Outcome::Subscribed));
+            return call.push_outcome(channel, number, Outcome::Subscribed);
         }
         // The subscription is pending: the last request wins, so an earlier end is cancelled.
         let one = &mut self.subscriptions[at];
         one.fate = one.fate.min(Fate::Review);
         let name = one.channel.clone();
-        if self.find_grant(channel).is_none() {
+        if let Some(grant) = grant.filter(|_| self.find_grant(channel).is_none()) {
             self.set_grant(&name, grant);
             call.effects.rescheduled = true;
         }
@@ -114,14 +138,47 @@ impl HubSession {
                 Ok(()) => Outcome::Subscribed,
                 Err(refused) => Outcome::Refused(refused.clone()),
             };
-            call.effects.outcomes.push((caller.call, outcome));
+            call.push_outcome(channel, caller.call, outcome);
         }
     }
 
     /// Reports to all waiting backends that the connection has ended; later replies are ignored.
     pub(super) fn end_outcomes(&mut self, call: &mut Call<'_>) {
         let callers = self.pending.iter_mut().flat_map(|pending| pending.callers.drain(..));
-        call.effects.outcomes.extend(callers.map(|caller| (caller.call, Outcome::Ended)));
+        for caller in callers {
+            call.push_outcome(caller.channel.as_str(), caller.call, Outcome::Ended);
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Returns whether the session is that of a client behind a link.
+    pub(super) fn is_behind_link(&self) -> bool {
+        self.protocol == ProtocolId::CONTENT
+    }
+
+    /// Reports the outcome of a subscription to the backend that has requested it.
+    fn push_outcome(&mut self, channel: &str, number: u32, outcome: Outcome) {
+        if !self.is_behind_link() {
+            return self.effects.outcomes.push((number, outcome));
+        }
+        let standing = match outcome {
+            Outcome::Subscribed => MemberStanding::Joined,
+            Outcome::Refused(refused) => MemberStanding::Refused(refused),
+            // The application learns that the whole session has ended.
+            Outcome::Ended => return,
+        };
+        self.effects.memberships.push(MemberReport { channel: channel.into(), number, standing });
+    }
+
+    /// Reports that a subscription has ended without a request of the client.
+    pub(super) fn report_end(&mut self, channel: &str, reason: Reason) {
+        let reason = reason.as_str();
+        if self.is_behind_link() {
+            let (channel, standing) = (channel.into(), MemberStanding::Ended(reason));
+            return self.effects.memberships.push(MemberReport { channel, number: 0, standing });
+        }
+        self.queue_reply(&Reply::Unsubscribed { id: None, channel, reason: Some(reason) });
     }
 }
 

@@ -41,7 +41,7 @@ use pending::Pending;
 
 pub use answers::{JoinAnswer, MemberIndexes};
 pub use asking::SessionQuestion;
-pub use by_server::Outcome;
+pub use by_server::{MemberReport, MemberStanding, Outcome};
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention_of};
 pub use review::REVIEW_ALL;
@@ -93,6 +93,8 @@ pub struct Effects {
     pub replaces: Option<ConnectionId>,
     /// Outcomes of subscriptions requested by backends, with the number of each request.
     pub outcomes: Vec<(u32, Outcome)>,
+    /// The same, of the client of an application behind a link.
+    pub memberships: Vec<MemberReport>,
     /// Send a goodbye and close, with this code and reason.
     pub close: Option<(CloseCode, String)>,
     /// When the client may reconnect after that (ms).
@@ -127,7 +129,7 @@ impl Effects {
         let is_changed = self.renumbered || self.named || self.rescheduled;
         let is_moved = self.continues.is_some() || self.replaces.is_some();
         let is_counted = self.errors + self.resumed > 0;
-        let Self { questions, decided, cancelled, .. } = self;
+        let Self { questions, decided, cancelled, memberships, .. } = self;
         let is_asking = !(questions.is_empty() && decided.is_empty() && cancelled.is_empty());
         let has_left = !(left.is_empty() && purge.is_empty() && purge_news.is_empty());
         let is_reported =
@@ -138,6 +140,7 @@ impl Effects {
             || is_asking
             || has_left
             || is_reported
+            || !memberships.is_empty()
             || self.close.is_some()
     }
 
@@ -158,6 +161,7 @@ impl Effects {
         self.decided.clear();
         self.cancelled.clear();
         self.outcomes.clear();
+        self.memberships.clear();
         (self.renumbered, self.named, self.rescheduled) = (false, false, false);
         (self.continues, self.replaces, self.close) = (None, None, None);
         self.auth_failures.clear();
@@ -259,6 +263,11 @@ impl HubSession {
         }
         self.end_outcomes(call);
         self.cancel_questions(call);
+    }
+
+    /// Returns whether it has no subscription, and none is pending.
+    pub fn has_no_channels(&self) -> bool {
+        self.subscriptions.is_empty() && self.pending.is_none()
     }
 
     /// Returns the client's identity; `None` before authentication.

@@ -8,7 +8,6 @@ use super::state::{Fate, HubSession, NONE, renewal_ms};
 use crate::auth::{Fingerprint, KeyStanding, Permission};
 use crate::hub::{Origin, Request, Retention};
 use crate::proto::ws::CloseCode;
-use crate::session::protocol::Reply;
 
 /// Starts a review of a session, including its identity.
 pub const REVIEW_ALL: usize = usize::MAX;
@@ -34,6 +33,10 @@ impl HubSession {
         below: usize,
         budget: usize,
     ) -> Option<usize> {
+        if call.is_behind_link() {
+            // Its application is responsible for its rights.
+            return None;
+        }
         if below == REVIEW_ALL {
             self.review_identity(call);
             if call.effects.close.is_some() {
@@ -101,8 +104,8 @@ impl HubSession {
 
     /// Returns whether a subscription may stay, by identity or by grant.
     pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str) -> bool {
-        if self.app().is_some() {
-            // Its rights were signed, and last as long as the connection.
+        // The rights of an app's client were signed, and last as long as its connection.
+        if call.is_behind_link() || self.app().is_some() {
             return true;
         }
         let grant = self.find_grant(channel);
@@ -131,8 +134,7 @@ impl HubSession {
     pub(super) fn end_unasked(&mut self, call: &mut Call<'_>, at: usize, reason: Reason) {
         let channel = self.subscriptions[at].channel.clone();
         self.end_subscription(call, at);
-        let reason = Some(reason.as_str());
-        call.queue_reply(&Reply::Unsubscribed { id: None, channel: channel.as_str(), reason });
+        call.report_end(channel.as_str(), reason);
     }
 
     /// Stops the joins and leaves of a subscription.

@@ -136,6 +136,18 @@ impl HubSession {
         }
     }
 
+    /// Creates the session of a client behind a link, which its application has made known.
+    pub fn behind_link(id: ConnectionId, identity: Option<Arc<Identity>>, realm: &Realm) -> Self {
+        let identity = identity.unwrap_or_else(|| realm.anybody.clone());
+        Self::new(id, Some(identity), realm, 0)
+    }
+
+    /// Sets the identity of a client behind a link, which its application has changed.
+    pub fn set_identity(&mut self, identity: Arc<Identity>) {
+        debug_assert!(self.member.is_none(), "no channel lists such a client");
+        self.identity = Some(identity);
+    }
+
     /// Returns the user, if the identity names one.
     pub fn user(&self) -> Option<&Arc<str>> {
         self.identity.as_ref()?.user.as_ref()

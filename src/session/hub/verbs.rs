@@ -461,7 +461,8 @@ impl HubSession {
         }
         // A restarted subscription keeps its listing, even if a reload has changed the namespace:
         // its `Leave` has to match its join.
-        let listed = found.map_or(terms.presence, |at| self.subscriptions[at].listed);
+        let lists_members = terms.presence && !call.is_behind_link();
+        let listed = found.map_or(lists_members, |at| self.subscriptions[at].listed);
         let name = ChannelName::new(channel);
         if let Some(member) = &member {
             self.set_member(&name, member.clone());

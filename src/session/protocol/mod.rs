@@ -4,10 +4,13 @@
 //! and recovery belong to the session and the hub, and are the same for every protocol.
 
 mod command;
+mod content;
 mod reply;
 
 pub use command::{AppCommand, ClientRequest, Command, REQUEST_ID_BYTES_MAX, ResumePoint, Text};
 pub use reply::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
+
+use content::ContentAlone;
 
 use crate::hub::{EventEncoder, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId, Storing};
 use crate::proto::ws::CloseCode;
@@ -57,13 +60,34 @@ pub trait ClientProtocol: EventEncoder {
 }
 
 /// The client protocols of a process, at least one. A client that chooses none uses the first.
+///
+/// Behind them is [`ProtocolId::CONTENT`], for members behind links.
 #[derive(Clone, Debug)]
-pub struct Protocols(Vec<&'static dyn ClientProtocol>);
+pub struct Protocols {
+    /// By id; beyond the client protocols all are [`ContentAlone`].
+    all: [&'static dyn ClientProtocol; PROTOCOLS_MAX],
+    /// The number of client protocols.
+    count: usize,
+    has_links: bool,
+}
 
 impl Protocols {
     /// Creates the list with one protocol; messages are stored in its encoding.
     pub fn new(stored: &'static dyn ClientProtocol) -> Self {
-        Self(vec![stored])
+        let mut all: [&'static dyn ClientProtocol; PROTOCOLS_MAX] = [&ContentAlone; PROTOCOLS_MAX];
+        all[ProtocolId::STORED.index()] = stored;
+        Self { all, count: 1, has_links: false }
+    }
+
+    /// Sets whether there may be members behind links.
+    #[must_use]
+    pub fn with_links(self, has_links: bool) -> Self {
+        Self { has_links, ..self }
+    }
+
+    /// Returns whether there may be members behind links.
+    pub fn has_links(&self) -> bool {
+        self.has_links
     }
 
     /// Adds a protocol.
@@ -71,11 +95,12 @@ impl Protocols {
     /// # Panics
     /// The list is full ([`PROTOCOLS_MAX`]), or contains the subprotocol already.
     pub fn add(&mut self, protocol: &'static dyn ClientProtocol) {
-        assert!(self.0.len() < PROTOCOLS_MAX, "publications have encodings for so many protocols");
-        let name = protocol.subprotocol();
-        let is_same = |one: &&'static dyn ClientProtocol| one.subprotocol() == name;
-        assert!(!self.0.iter().any(is_same), "a subprotocol names one protocol");
-        self.0.push(protocol);
+        let most = ProtocolId::CONTENT.index();
+        assert!(self.count < most, "publications have encodings for so many protocols");
+        let is_known = self.find_by_name(protocol.subprotocol()).is_some();
+        assert!(!is_known, "a subprotocol names one protocol");
+        self.all[self.count] = protocol;
+        self.count += 1;
     }
 
     /// Returns the protocol that a client has chosen by its subprotocol; the first one otherwise.
@@ -95,15 +120,13 @@ impl Protocols {
 
     /// Returns the protocol with this subprotocol, or the one without any.
     pub fn find_by_name(&self, subprotocol: Option<&str>) -> Option<ProtocolId> {
-        ProtocolId::new(self.0.iter().position(|one| one.subprotocol() == subprotocol)?)
+        let chosen = &self.all[..self.count];
+        ProtocolId::new(chosen.iter().position(|one| one.subprotocol() == subprotocol)?)
     }
 
     /// Returns the protocol with this id.
-    ///
-    /// # Panics
-    /// The id does not belong to this list.
     pub fn get(&self, id: ProtocolId) -> &'static dyn ClientProtocol {
-        self.0[id.index()]
+        self.all[id.index()]
     }
 
     /// Returns the encoder of a protocol's events.
@@ -111,8 +134,9 @@ impl Protocols {
         ProtocolEncoder { id, encoder: self.get(id) }
     }
 
-    /// Returns how messages are stored: the encoding, and the number of protocols.
+    /// Returns how messages are stored: the encoding, and the number of encodings.
     pub fn storing(&self) -> Storing {
-        Storing { encoder: self.get(ProtocolId::STORED), protocols: self.0.len() as u8 }
+        let protocols = (self.count + usize::from(self.has_links)) as u8;
+        Storing { encoder: self.get(ProtocolId::STORED), protocols }
     }
 }

@@ -64,6 +64,7 @@ mod partials;
 mod peer;
 mod plain_echo;
 mod portable;
+mod readiness;
 mod receiving;
 mod reconcile;
 mod replies;
@@ -118,8 +119,8 @@ pub(super) use opening::{LINKED, OpeningStep};
 pub(super) use outbox::{Piece, PieceBuilder};
 pub use portable::NotSerializable;
 pub(super) use portable::SlotState;
+pub(super) use readiness::SessionReadiness;
 pub(super) use sessions::{Goodbye, MessageContext, Sessions};
-pub(super) use slot::SessionReadiness;
 pub(super) use timers::{TICK_MS, TICK_NS, UNSET, ticks};
 pub(super) use work::{MAIL_EFFORT, REPLY_BYTES, REQUEST_EFFORT};
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::flags::Flags;
 use super::outbox::{Outbox, Pools};
 use super::peer::PeerAddress;
+use super::readiness::SessionReadiness;
 use super::receiving::{ReceiveStage, Receiving};
 use super::stage::Stage;
 use super::timers::{Timed, TimerLinks};
@@ -27,44 +28,6 @@ pub(super) enum Teardown {
     Writing,
     /// The close of the socket, its last operation, is in flight.
     Socket,
-}
-
-/// The readiness of a connection's session, as last reported by the layer of sessions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::shard) struct SessionReadiness(Flags);
-
-impl SessionReadiness {
-    /// `is_waiting`: it waits for a reply, or for a mailbox to drain, before it accepts more input.
-    /// `has_requests`: it has requests queued. `has_backlog`: channel messages are queued for the
-    /// connection.
-    pub(in crate::shard) fn new(is_waiting: bool, has_requests: bool, has_backlog: bool) -> Self {
-        let mut flags = Flags::default();
-        flags.set(0, is_waiting);
-        flags.set(1, has_requests);
-        flags.set(2, has_backlog);
-        Self(flags)
-    }
-
-    /// Returns whether it accepts another message at once: it neither waits nor has requests.
-    #[inline]
-    pub(super) fn may_take_more(self) -> bool {
-        !self.0.has_any(0b011)
-    }
-
-    #[inline]
-    pub(in crate::shard) fn is_waiting(self) -> bool {
-        self.0.has(0)
-    }
-
-    #[inline]
-    pub(super) fn has_requests(self) -> bool {
-        self.0.has(1)
-    }
-
-    #[inline]
-    pub(super) fn has_backlog(self) -> bool {
-        self.0.has(2)
-    }
 }
 
 /// One connection.

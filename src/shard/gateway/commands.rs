@@ -9,7 +9,7 @@ use crate::auth::KeyStanding;
 use crate::hub::ConnectionId;
 use crate::proto::ws::CloseCode;
 use crate::session::hub::Realm;
-use crate::shard::connections::{Connections, Goodbye};
+use crate::shard::connections::Connections;
 use crate::shard::mail::{ConnectionInfo, CountReply, Reached};
 
 /// Sessions that are compared with a user in a turn.
@@ -40,18 +40,6 @@ impl Gateway {
         is_same.then_some(index)
     }
 
-    /// Closes a connection.
-    pub(in crate::shard) fn disconnect(
-        &mut self,
-        connections: &mut Connections,
-        index: u32,
-        code: CloseCode,
-        reason: &str,
-    ) {
-        connections.close(self, index, Goodbye { code, reason, retry_after_ms: 0 });
-        self.touched.push(index);
-    }
-
     /// Starts to close all connections of a user; the reply is sent at the end.
     pub(in crate::shard) fn disconnect_user(
         &mut self,
@@ -65,14 +53,14 @@ impl Gateway {
     }
 
     /// Continues to close the connections of users, by a turn's share; returns whether more remain.
-    pub(super) fn continue_disconnecting(&mut self, connections: &mut Connections) -> bool {
+    pub(super) fn continue_disconnecting(&mut self) -> bool {
         let Some(mut job) = self.disconnecting.pop_front() else { return false };
         let until = self.sessions.len().min(job.cursor + COMPARED_PER_TURN);
         for index in job.cursor..until {
             let index = index as u32;
             let user = self.entry(index).and_then(|entry| entry.user());
             if user.is_some_and(|user| *user == job.user) {
-                self.disconnect(connections, index, job.code, &job.reason);
+                self.close_later(index, job.code, job.reason.to_string());
                 job.count += 1;
             }
         }
@@ -110,7 +98,7 @@ impl Gateway {
             if key.is_some() && realm.key_standing(key) == KeyStanding::Withdrawn {
                 connections.counters_mut().count_auth_failure("key_withdrawn");
                 let reason = "the key of the token was withdrawn; get a new token";
-                self.disconnect(connections, index, CloseCode::EXPIRED, reason);
+                self.close_later(index, CloseCode::EXPIRED, reason);
             }
         }
         self.review_cursor = (until < self.sessions.len()).then_some(until);

@@ -67,6 +67,8 @@ const SLOW: u8 = 1;
 const COUNTED: u8 = 2;
 /// Its readiness waits for room in the queue of its link.
 const AWAITS_ROOM: u8 = 3;
+/// It has a session in the hub, as a member of channels.
+const MEMBER: u8 = 4;
 
 impl GatewayEntry {
     /// Makes the session of a connection that was just opened.
@@ -126,6 +128,15 @@ impl GatewayEntry {
     /// Sets whether it waits for room; returns what was set.
     pub(super) fn replace_awaits_room(&mut self, awaits_room: bool) -> bool {
         self.flags.replace(AWAITS_ROOM, awaits_room)
+    }
+
+    pub(super) fn is_member(&self) -> bool {
+        self.flags.has(MEMBER)
+    }
+
+    /// Sets whether it has a session in the hub.
+    pub(super) fn set_member(&mut self, is_member: bool) {
+        self.flags.set(MEMBER, is_member);
     }
 
     /// Returns the memory of the session (bytes).

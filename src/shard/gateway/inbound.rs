@@ -18,8 +18,9 @@ use crate::link::{
 use crate::proto::ws::{self, CloseCode, DataKind};
 use crate::session::gateway::AckBeyondLast;
 use crate::shard::connections::{
-    Connections, FrameRoom, Goodbye, NOT_RECORDED, OpeningStep, REQUEST_EFFORT, Sessions,
+    Connections, FrameRoom, NOT_RECORDED, OpeningStep, REQUEST_EFFORT, Sessions,
 };
+use crate::shard::hub::Hub;
 use crate::shard::layers::Layers;
 
 /// Sessions of a `many` that are served before the turn's effort is checked again.
@@ -28,7 +29,7 @@ const MANY_AT_ONCE: usize = 256;
 const SHARED_BYTES_MIN: usize = 512;
 
 /// A record that an application must not send, with the reason.
-struct WrongRecord(&'static str);
+pub(super) struct WrongRecord(&'static str);
 
 impl From<BodyError> for WrongRecord {
     fn from(error: BodyError) -> Self {
@@ -47,6 +48,7 @@ impl Layers {
         if self.gateway.is_none() {
             return false;
         }
+        self.settle_members(connections);
         let is_cut = self.read_records(driver, connections);
         let Some(gateway) = &mut self.gateway else { return false };
         let may_move = !gateway.awaits_records();
@@ -58,7 +60,11 @@ impl Layers {
         gateway.continue_rebalance(connections);
         let realm = hub.as_deref().and_then(Sessions::realm);
         let is_cut = gateway.continue_review(connections, realm) || is_cut;
-        let is_cut = gateway.continue_disconnecting(connections) || is_cut;
+        let is_cut = gateway.continue_disconnecting() || is_cut;
+        self.run_closings(connections);
+        self.settle_members(connections);
+        let Self { hub, gateway: Some(gateway) } = self else { return false };
+        let is_cut = hub.as_deref().is_some_and(Hub::awaits_turn) || is_cut;
         for index in std::mem::take(&mut gateway.touched) {
             if connections.contains(index) {
                 connections.reconsider(index);
@@ -123,6 +129,7 @@ impl Layers {
             connections.reject_opening(driver, self, record.session.token);
             link.fail(reason);
         }
+        self.run_closings(connections);
         (*start, *many_sessions) = (*start + record.wire_bytes(), 0);
         *start < records.len()
     }
@@ -137,11 +144,15 @@ impl Layers {
         let token = record.session.token;
         let Some(kind) = record.known_kind() else { return Ok(()) };
         match kind {
+            RecordKind::Join | RecordKind::Leave => {
+                self.apply_membership(connections, link, kind, record)
+            }
             RecordKind::Accept => {
                 let step = connections.take_accept(driver, self, (link, token), record.body)?;
                 let Some(gateway) = &mut self.gateway else { return Ok(()) };
                 if step == OpeningStep::NotAwaited {
                     gateway.take_late_accept(connections, link, record)?;
+                    self.rename_member(connections, token);
                 }
                 Ok(())
             }
@@ -164,7 +175,7 @@ impl Layers {
 impl Gateway {
     /// Returns the slot of an open session, if it is on this link. Otherwise the record was
     /// overtaken by the session's end or move, and is counted.
-    fn find(
+    pub(super) fn find(
         &self,
         connections: &mut Connections,
         link: &Arc<BackendLink>,
@@ -283,7 +294,7 @@ impl Gateway {
             _ => CloseCode::TRY_AGAIN_LATER,
         };
         let most = message.floor_char_boundary(CLOSE_REASON_BYTES_MAX);
-        self.end_for_application(connections, index, code, &message[..most]);
+        self.end_for_application(index, code, &message[..most]);
         Ok(())
     }
 
@@ -320,8 +331,7 @@ impl Gateway {
         match connections.route(index).slow_reader {
             RouteSlowReader::Drop => connections.counters_mut().gateway_dropped += 1,
             RouteSlowReader::Close => {
-                connections.close_slow_consumer(self, index);
-                self.touched.push(index);
+                self.close_slow(index);
             }
         }
         false
@@ -432,27 +442,18 @@ impl Gateway {
         let Some(reason) = reason.filter(|text| text.len() <= CLOSE_REASON_BYTES_MAX) else {
             return Err(WrongRecord("close: the reason must be UTF-8 of at most 123 bytes"));
         };
-        self.end_for_application(connections, index, CloseCode::new(code), reason);
+        self.end_for_application(index, CloseCode::new(code), reason);
         Ok(())
     }
 
     /// Closes a connection whose application is done with the session: nothing more is sent to it.
-    fn end_for_application(
-        &mut self,
-        connections: &mut Connections,
-        index: u32,
-        code: CloseCode,
-        reason: &str,
-    ) {
+    fn end_for_application(&mut self, index: u32, code: CloseCode, reason: &str) {
         if let Some((entry, spare)) = self.entry_and_spare(index) {
             entry.leave_counts();
             entry.link = None;
             entry.up.drop_unacknowledged(spare);
         }
-        self.is_closed_by_application = true;
-        connections.close(self, index, Goodbye { code, reason, retry_after_ms: 0 });
-        self.is_closed_by_application = false;
-        self.touched.push(index);
+        self.close_for_application(index, code, reason.to_owned());
     }
 }
 

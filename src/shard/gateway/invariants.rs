@@ -21,6 +21,7 @@ impl Gateway {
         assert_eq!(count, self.session_count);
         let extra: usize = self.sessions.iter().flatten().map(|one| one.extra_bytes()).sum();
         assert_eq!(extra, self.extra_bytes, "the memory of what few sessions have");
+        assert!(self.closings.is_empty(), "connections are closed in the turn that decides it");
         self.departed.check_invariants();
     }
 }

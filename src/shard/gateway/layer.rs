@@ -16,13 +16,6 @@ use crate::shard::connections::{
     Connections, Goodbye, LINKED, MessageContext, SessionReadiness, Sessions, TooMuch, UNSET, ticks,
 };
 
-/// The end of a client whose identity has expired.
-const EXPIRED: Goodbye<'static> = Goodbye {
-    code: CloseCode::EXPIRED,
-    reason: "the identity of the client has expired; reconnect",
-    retry_after_ms: 0,
-};
-
 impl Gateway {
     fn admission(&self) -> &Admission {
         self.directory.admission()
@@ -48,8 +41,7 @@ impl Gateway {
             Entered::Full => {
                 connections.counters_mut().count_denial(Denied::UserFull);
                 let reason = "user is at its connection limit; close one first";
-                let code = CloseCode::RATE_LIMITED;
-                self.disconnect(connections, index, code, reason);
+                self.close_later(index, CloseCode::RATE_LIMITED, reason);
             }
             Entered::NoRoom => {}
         }
@@ -199,7 +191,8 @@ impl Sessions for Gateway {
         let Some(entry) = self.entry(index) else { return };
         let expires_s = entry.identity.as_ref().and_then(|own| own.expires_s);
         if expires_s.is_some_and(|at| at.saturating_mul(1000) <= self.unix_ms) {
-            return connections.close(self, index, EXPIRED);
+            let reason = "the identity of the client has expired; reconnect";
+            return self.close_later(index, CloseCode::EXPIRED, reason);
         }
         self.run_phase_due(connections, index);
         if self.has_session(index) {

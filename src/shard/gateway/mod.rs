@@ -18,20 +18,23 @@
 //! - Messages leave in the order of their numbers; after a move, from the first that is not
 //!   acknowledged.
 //!
+//! - Between turns, no connection waits to be closed.
+//!
 //! Files: `entry` (a session), `layer` (calls of connections), `outbound` (records to links),
-//! `inbound` (records of links), `moves` and `rebalance` (between links, at a
-//! `pace`), `departed` (of closed connections), `commands`
-//! (of operators).
+//! `inbound` (records of links), `moves` and `rebalance` (between links, at a `pace`), `departed`
+//! (of closed connections), `membership` (of channels), `closings`, `commands` (of operators).
 //!
 //! Rejected: sessions on the outer thread. Each message would take a lock or a queue of its own,
 //! and a thread that waits for one application would hold up the others.
 
+mod closings;
 mod commands;
 mod departed;
 mod entry;
 mod inbound;
 mod invariants;
 mod layer;
+mod membership;
 mod moves;
 mod outbound;
 mod pace;
@@ -46,6 +49,7 @@ use crate::backend::LinkSettings;
 use crate::backend::links::{BackendLink, LinkMail};
 use crate::driver::Token;
 use crate::session::gateway::{SpareQueues, UpLimits};
+use closings::Closing;
 use commands::Disconnecting;
 use departed::Departed;
 use entry::{GatewayEntry, Receipt};
@@ -86,6 +90,10 @@ pub(super) struct Gateway {
     disconnecting: VecDeque<Disconnecting>,
     /// The next session whose key is to be reviewed.
     review_cursor: Option<usize>,
+    /// Connections to be closed.
+    closings: Vec<Closing>,
+    /// Members of channels that were moved to another link, whose application is to learn of them.
+    moved_members: Vec<u32>,
     /// Connections that changed, and are to be reconciled.
     touched: Vec<u32>,
     unix_ms: u64,
@@ -125,6 +133,8 @@ impl Gateway {
             rebalance: Rebalance::default(),
             disconnecting: VecDeque::new(),
             review_cursor: None,
+            closings: Vec::new(),
+            moved_members: Vec::new(),
             touched: Vec::new(),
             unix_ms: 0,
         })
@@ -243,7 +253,8 @@ impl Gateway {
         let lacks_room = entry.link.as_ref().is_some_and(|link| link.is_full());
         let is_waiting = !entry.is_open() || entry.up.is_full(limits);
         let readiness =
-            SessionReadiness::new(is_waiting || lacks_room, false, entry.awaits_drain());
+            SessionReadiness::new(is_waiting || lacks_room, false, entry.awaits_drain())
+                .with_publications(connections.readiness(index).has_publications());
         if lacks_room && !entry.replace_awaits_room(true) {
             self.awaiting_room.push(token);
         }

@@ -19,17 +19,10 @@ use crate::backend::links::BackendLink;
 use crate::driver::Token;
 use crate::link::{LinkSession, OpenBody, encode_open};
 use crate::proto::ws::CloseCode;
-use crate::shard::connections::{Connections, Goodbye, Sessions, UNSET, ticks};
+use crate::shard::connections::{Connections, Sessions, UNSET, ticks};
 
 /// Sessions that are visited in a turn: about 200 µs if their memory is cold.
 const VISITED_PER_TURN: u32 = 2_048;
-
-/// The end of a client whose application has not come back.
-const UNAVAILABLE: Goodbye<'static> = Goodbye {
-    code: CloseCode::TRY_AGAIN_LATER,
-    reason: "no application is connected; retry later",
-    retry_after_ms: 0,
-};
 
 /// Where a sweep is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -227,6 +220,9 @@ impl Gateway {
         }
         outgoing.open_moved(connections.counters_mut(), entry, &link, (session, &body));
         entry.link = Some(link);
+        if entry.is_member() {
+            self.moved_members.push(index);
+        }
         self.report_phase(connections, index);
         self.touched.push(index);
     }
@@ -294,7 +290,8 @@ impl Gateway {
         match entry.phase() {
             SessionPhase::Held => {
                 connections.counters_mut().gateway_hold_timeouts += 1;
-                connections.close(self, index, UNAVAILABLE);
+                let reason = "no application is connected; retry later";
+                self.close_later(index, CloseCode::TRY_AGAIN_LATER, reason);
             }
             SessionPhase::Leaving => self.move_session(connections, index),
             SessionPhase::Open if self.has_other_link(connections, index) => {

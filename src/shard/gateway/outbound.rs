@@ -130,8 +130,9 @@ impl Gateway {
         }
         // Whether the client is read from changes only where that is reconsidered: not here, while
         // sends are built.
-        let is_waiting = connections.readiness(index).is_waiting();
-        let readiness = SessionReadiness::new(is_waiting, false, entry.awaits_drain());
+        let earlier = connections.readiness(index);
+        let readiness = SessionReadiness::new(earlier.is_waiting(), false, entry.awaits_drain());
+        let readiness = readiness.with_publications(earlier.has_publications());
         connections.set_readiness(index, readiness);
     }
 }

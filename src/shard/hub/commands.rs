@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Hub;
 use super::broadcast::Broadcast;
+use super::session_table::SessionEntry;
 use crate::auth::Subject;
 use crate::backend::hook_line::HookOrder;
 use crate::hub::ChannelName;
@@ -97,7 +98,8 @@ impl Hub {
     ) {
         let number = self.calls.begin_call(reply);
         for &index in slots {
-            if self.entry(index).is_none() {
+            // An application behind a link has records for this.
+            if self.entry(index).is_none_or(SessionEntry::is_linked) {
                 continue;
             }
             self.calls.add_asked(number);
@@ -158,6 +160,10 @@ impl Hub {
     /// Applies an action to one connection; returns whether it had an effect.
     pub(super) fn act_on(&mut self, connections: &mut Connections, index: u32, act: &Act) -> bool {
         let Some(entry) = self.entry(index) else { return false };
+        if entry.is_linked() && !matches!(act, Act::Unsubscribe(_)) {
+            // The gateway closes it, and its application sends to it.
+            return false;
+        }
         // A connection that has not authenticated receives nothing.
         let is_known = entry.session.identity().is_some();
         self.touched.push(index);

@@ -120,8 +120,10 @@ impl Hub {
     /// members.
     pub(super) fn close_slow(&mut self, connections: &mut Connections) {
         for index in std::mem::take(&mut self.slow) {
-            if self.entry(index).is_some() {
-                connections.close_slow_consumer(self, index);
+            match self.entry(index) {
+                Some(entry) if entry.is_linked() => self.linked.slow.push(index),
+                Some(_) => connections.close_slow_consumer(self, index),
+                None => {}
             }
             self.touched.push(index);
         }

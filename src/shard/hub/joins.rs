@@ -57,18 +57,20 @@ impl Hub {
             (recovered, missed) = (false, Vec::new());
             connections.counters_mut().recoveries_deferred += 1;
         }
-        let index = self.slot_of(id);
-        let entry = index.and_then(|index| self.entry(index));
-        let expected = entry
-            .and_then(|entry| entry.session.find_pending_subscription(request, channel.as_str()));
-        let (Some(index), Some(number)) = (index, expected) else {
+        let key = self.sessions.key_of(id);
+        let entry = key.and_then(|key| self.sessions.get(key));
+        let expected = entry.and_then(|entry| {
+            let number = entry.session.find_pending_subscription(request, channel.as_str())?;
+            Some((entry.slot, number))
+        });
+        let (Some(session), Some((index, number))) = (key, expected) else {
             let from = Origin::Session { id, request };
             let retention = Retention { messages_max: 0, ttl_ms: 0 };
             let verb = Verb::Leave { watch, member };
             let leave = Request { from, channel: channel.clone(), retention, verb };
             return self.send_request(connections, None, leave);
         };
-        let member = Member { session: id.session, subscription: number as u32 };
+        let member = Member { session, subscription: number as u32 };
         let (member_index, watcher_index) = self.members.add_member(local, member, watch);
         let watcher_index = watcher_index.unwrap_or(NONE);
         let member_indexes = MemberIndexes { local, member_index, watcher_index };

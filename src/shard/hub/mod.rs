@@ -24,6 +24,7 @@ mod fanout;
 mod happenings;
 mod joins;
 mod layer;
+mod linked;
 mod look;
 mod portable;
 mod questions;
@@ -46,6 +47,7 @@ use crate::session::hub::{Budget, Effects};
 use broadcast::Broadcast;
 use calls::Calls;
 use commands::ChannelList;
+use linked::LinkedChanges;
 pub(super) use look::{Look, Looks};
 pub use portable::HubState;
 use review::Review;
@@ -117,6 +119,8 @@ pub(super) struct Hub {
     from_home: Vec<(u16, Out)>,
     /// Slow consumers to be closed.
     slow: Vec<u32>,
+    /// What has changed for members behind links.
+    linked: LinkedChanges,
     /// Connections whose reading is paused until mailboxes, and the channel that they publish to,
     /// have drained.
     congested: HashMap<Token, ChannelName>,
@@ -171,6 +175,7 @@ impl Hub {
             touched: Vec::new(),
             from_home: Vec::new(),
             slow: Vec::new(),
+            linked: LinkedChanges::default(),
             congested: HashMap::new(),
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
@@ -504,13 +509,23 @@ impl Hub {
     /// Reports a session's readiness to its connection. Must follow each change of it.
     fn report_session(&self, connections: &mut Connections, index: u32) {
         if connections.contains(index) {
-            let state = self.session_state(connections.token(index));
+            let token = connections.token(index);
+            let state = self.session_state(token, || connections.readiness(index));
             connections.set_readiness(index, state);
         }
     }
 
-    fn session_state(&self, token: Token) -> SessionReadiness {
+    /// Returns the readiness of a connection's session. Of a client behind a link, only whether it
+    /// has a backlog is known here; the rest stays as it is `reported`.
+    fn session_state(
+        &self,
+        token: Token,
+        reported: impl FnOnce() -> SessionReadiness,
+    ) -> SessionReadiness {
         let Some(entry) = self.entry(token.slot) else { return SessionReadiness::default() };
+        if entry.is_linked() {
+            return reported().with_publications(entry.backlog.is_some());
+        }
         let is_congested = !self.congested.is_empty() && self.congested.contains_key(&token);
         let backlog = entry.backlog.as_ref().filter(|_| !entry.session.is_resuming());
         SessionReadiness::new(
@@ -533,7 +548,8 @@ impl Hub {
             assert!(connections.is_open(index), "a session belongs to an open connection");
             let token = connections.token(index);
             let reported = connections.readiness(index);
-            assert_eq!(reported, self.session_state(token), "the reported readiness is current");
+            let current = self.session_state(token, || reported);
+            assert_eq!(reported, current, "the reported readiness is current");
             if let Some(backlog) = &entry.backlog {
                 backlogs.bytes += backlog.size().bytes;
                 backlogs.missed_bytes += backlog.size().missed_bytes;
@@ -551,6 +567,7 @@ impl Hub {
         assert_eq!(self.users.values().map(Vec::len).sum::<usize>(), user_count);
         assert_eq!(connections.backlogs(), backlogs, "the sum over all backlogs");
         assert!(self.from_home.is_empty(), "the home's output was handed out");
+        assert!(self.linked.is_empty(), "the gateway has taken the changes for its clients");
     }
 
     /// Checks that a session has a timer in time for its deadline, and that its subscriptions are
@@ -560,7 +577,7 @@ impl Hub {
         // A step of the clock is noticed once it exceeds this.
         let step = ticks(CLOCK_STEP_MS as u32) + 1;
         let due = self.due_tick(connections, index).saturating_add(step);
-        let is_planned = connections.session_due(index) <= due;
+        let is_planned = entry.is_linked() || connections.session_due(index) <= due;
         assert!(is_planned || connections.is_refreshing(), "a timer precedes the deadline");
         for (number, one) in entry.session.subscriptions.iter().enumerate() {
             if one.is_live() {

@@ -1,12 +1,14 @@
 //! The hub's sessions on this shard: by key, and by the slot of their connection.
 //!
-//! Members, users' lists and connection ids refer to a session by its key. Calls about a connection
+//! Members, users' lists and connection ids refer to a session by its key; but the id of a client
+//! behind a link has its slot, because most of these have no session here. Calls about a connection
 //! use its slot, which the table translates.
 
 use super::backlog::Backlog;
 use crate::backend::queue::EventUser;
 use crate::hub::{ConnectionId, EngineNotice, ProtocolId};
 use crate::session::hub::HubSession;
+use crate::shard::connections::LINKED;
 
 /// No session.
 const NO_KEY: u32 = u32::MAX;
@@ -35,6 +37,11 @@ pub(super) struct SessionEntry {
 const _: () = assert!(size_of::<SessionEntry>() <= 96);
 
 impl SessionEntry {
+    /// Returns whether it belongs to the client of an application behind a link.
+    pub(super) fn is_linked(&self) -> bool {
+        self.protocol == ProtocolId::CONTENT
+    }
+
     /// Returns the user for events.
     pub(super) fn event_user(&self) -> Option<EventUser> {
         let name = self.session.user()?.clone();
@@ -138,7 +145,16 @@ impl SessionTable {
 
     /// The session with this id, if it lives.
     pub(super) fn find(&self, id: ConnectionId) -> Option<&SessionEntry> {
-        self.get(id.session).filter(|entry| entry.session.id == id)
+        self.get(self.key_of(id)?)
+    }
+
+    /// The key of the session with this id, if it lives.
+    pub(super) fn key_of(&self, id: ConnectionId) -> Option<u32> {
+        let key = match id.session & LINKED {
+            0 => id.session,
+            _ => self.key_at(id.session & !LINKED)?,
+        };
+        self.get(key).filter(|entry| entry.session.id == id).map(|_| key)
     }
 
     /// The slot of the connection that carries a session.
@@ -177,7 +193,7 @@ impl SessionTable {
         let mut count = 0;
         for (key, entry) in self.iter() {
             assert_eq!(self.key_at(entry.slot), Some(key), "a session's slot names it");
-            assert_eq!(entry.session.id.session, key, "an id names the session by its key");
+            assert_eq!(self.key_of(entry.session.id), Some(key), "an id names the session");
             count += 1;
         }
         assert_eq!(self.len(), count, "a key is either in use or free");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::backlog::count_change;
 use super::questions::cancel_questions;
-use super::session_table::SessionTable;
+use super::session_table::{SessionEntry, SessionTable};
 use super::{BUDGET, Hub};
 use crate::admission::tables::Entered;
 use crate::auth::Identity;
@@ -95,7 +95,7 @@ impl Hub {
 
     /// Removes a session from its user's list. The last session takes its index, because a search
     /// would be slow for a user with very many sessions.
-    fn unlist_user(&mut self, user: &Arc<str>, user_index: u32) {
+    pub(super) fn unlist_user(&mut self, user: &Arc<str>, user_index: u32) {
         let Some(keys) = self.users.get_mut(user) else { return };
         keys.swap_remove(user_index as usize);
         let Some(&moved) = keys.get(user_index as usize) else {
@@ -248,6 +248,7 @@ impl Hub {
         for (call, outcome) in effects.outcomes.drain(..) {
             self.calls.record_outcome(call, outcome);
         }
+        self.linked.memberships.extend(effects.memberships.drain(..).map(|one| (index, one)));
     }
 
     /// Sends a request to its channel's home. `from`: the connection whose reading pauses if the
@@ -286,6 +287,10 @@ impl Hub {
 
     /// Updates the session's deadline, and sets the connection's timer.
     pub(super) fn reschedule(&mut self, connections: &mut Connections, index: u32) {
+        if self.entry(index).is_some_and(SessionEntry::is_linked) {
+            // The gateway sets its deadlines.
+            return;
+        }
         self.reschedule_due(connections, index);
         if connections.contains(index) {
             connections.set_deadline(index);
@@ -299,6 +304,7 @@ impl Hub {
             self.congested.remove(&connections.token(index));
         }
         self.index_bytes -= entry.session.index_bytes();
+        let is_linked = entry.is_linked();
         // A separate structure: the session may end while the effects of its last call are applied.
         let mut effects = Effects::default();
         let mut call = Call {
@@ -331,7 +337,9 @@ impl Hub {
         for request in effects.asks.drain(..) {
             self.send_request(connections, None, request);
         }
-        connections.set_session_due(index, UNSET);
-        self.report_session(connections, index);
+        if !is_linked {
+            connections.set_session_due(index, UNSET);
+            self.report_session(connections, index);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! An application behind simulated links. It follows the document of the wire format, and knows
 //! nothing of the server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use seawall::backend::links::{BackendLink, LinkFacts, LinkMail, LinkPosts};
@@ -32,6 +32,8 @@ struct OnLink {
     acknowledged: u32,
     /// Bytes that are not acknowledged.
     unacked: Vec<(u32, usize)>,
+    /// The channels that it was reported to be a member of.
+    channels: BTreeSet<String>,
 }
 
 /// A link, as the application sees it.
@@ -207,6 +209,19 @@ impl Application {
             }
             // A session that moves may still be reported on after it was confirmed.
             RecordKind::Slow | RecordKind::Ready | RecordKind::Sent => {}
+            RecordKind::Joined => {
+                let channel = str::from_utf8(record.body).unwrap().to_owned();
+                if let Some(own) = self.ends[at].sessions.get_mut(&record.session) {
+                    own.channels.insert(channel);
+                }
+            }
+            RecordKind::Left => {
+                let left: serde_json::Value = serde_json::from_slice(record.body).unwrap();
+                assert_eq!(left["reason"], "server", "seed {seed}: nothing else ends it: {left}");
+                if let Some(own) = self.ends[at].sessions.get_mut(&record.session) {
+                    own.channels.remove(left["channel"].as_str().unwrap());
+                }
+            }
             other => panic!("seed {seed}: {other:?} is not for applications"),
         }
     }
@@ -232,6 +247,7 @@ impl Application {
             arrived: record.number,
             acknowledged: record.number,
             unacked: Vec::new(),
+            channels: BTreeSet::new(),
         };
         let earlier = self.ends[at].sessions.insert(record.session, own);
         assert!(earlier.is_none(), "seed {seed}: a session is opened once on a link");
@@ -327,6 +343,23 @@ impl Application {
             let session = LinkSession { shard, ..LinkSession::NONE };
             self.send(at, &LinkRecord::new(RecordKind::Many, session, ids.len() as u32, &body));
         }
+    }
+
+    /// Has each session join or leave a channel, with this chance.
+    pub(crate) fn change_members(&mut self, channel: &str, joins: bool, percent: u64) {
+        for at in 0..self.ends.len() {
+            let sessions: Vec<LinkSession> = self.ends[at].sessions.keys().copied().collect();
+            for session in sessions.into_iter().filter(|_| self.chance(percent)) {
+                let kind = if joins { RecordKind::Join } else { RecordKind::Leave };
+                self.send(at, &LinkRecord::new(kind, session, 5, channel.as_bytes()));
+            }
+        }
+    }
+
+    /// Returns whether all sessions are reported to be in these channels, and in no other.
+    pub(crate) fn are_all_in(&self, channels: &[&str]) -> bool {
+        let mut sessions = self.ends.iter().flat_map(|end| end.sessions.values());
+        sessions.all(|own| own.channels.iter().eq(channels))
     }
 
     /// Names the user of all clients, though they are open already.

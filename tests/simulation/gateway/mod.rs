@@ -2,6 +2,7 @@
 //! drains and moves.
 
 mod application;
+mod members;
 
 use seawall::config::file::{Backend, File, HandlerName, Route};
 use seawall::driver::sim::{Faults, Peer};
