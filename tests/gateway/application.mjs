@@ -36,6 +36,16 @@ const commands = {
       (result) => print({ event: 'result', result }),
       (error) => print({ event: 'failed', code: error.code ?? 'lost' }));
   },
+  join: (session, [channel]) => {
+    const of = { connection: session.connection, channel };
+    session.join(channel).then(
+      () => print({ event: 'joined', ...of, channels: [...session.channels].sort() }),
+      (error) => print({ event: 'refused', ...of, code: error.code ?? 'lost' }));
+  },
+  leave: (session, [channel]) => session.leave(channel),
+  channels: (session) => session.send([...session.channels].sort().join(' ')),
+  publish: (session, [channel, ...words]) =>
+    backend.command({ publish: { channel, content: words.join(' ') } }),
   drain: () => { backend.drain().then(() => print({ event: 'drained' })); },
   stop: () => { backend.close(); },
   who: (session) => {
@@ -101,6 +111,8 @@ const backend = new Backend({
     const sum = question.content.reduce((all, one) => all + one, 0);
     return { content: { sum, connection: session?.connection ?? null } };
   },
+  left: (session, channel, reason) =>
+    print({ event: 'left', connection: session.connection, channel, reason }),
   drain: () => print({ event: 'drain' }),
 }, { token: process.env.TOKEN || undefined, instance });
 

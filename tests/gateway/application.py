@@ -79,6 +79,9 @@ class Application:
         connection = session.connection if session else None
         return {"content": {"sum": sum(question["content"]), "connection": connection}}
 
+    def left(self, session, channel, reason):
+        show(event="left", connection=session.connection, channel=channel, reason=reason)
+
     def drain(self):
         show(event="drain")
 
@@ -136,6 +139,28 @@ class Application:
             show(event="failed", code=error.code)
         except ConnectionError:
             show(event="failed", code="lost")
+
+    async def do_join(self, session, channel):
+        asyncio.ensure_future(self.join(session, channel, session.join(channel)))
+
+    async def join(self, session, channel, joined):
+        of = {"connection": session.connection, "channel": channel}
+        try:
+            await joined
+            show(event="joined", **of, channels=sorted(session.channels))
+        except CommandError as error:
+            show(event="refused", **of, code=error.code)
+        except ConnectionError:
+            show(event="refused", **of, code="lost")
+
+    async def do_leave(self, session, channel):
+        session.leave(channel)
+
+    async def do_channels(self, session):
+        session.send(" ".join(sorted(session.channels)))
+
+    async def do_publish(self, session, channel, *words):
+        await self.backend.command({"publish": {"channel": channel, "content": " ".join(words)}})
 
     async def do_drain(self, session):
         asyncio.ensure_future(self.drain_all())

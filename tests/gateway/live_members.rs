@@ -4,7 +4,8 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::live::{Instance, Visitor, start};
+use crate::application::{Application, programs};
+use crate::live::{Instance, Visitor, start, start_instance, with_each_live};
 use crate::live_services::{HUB, ask, join};
 use crate::peer::Peer;
 use crate::record::{
@@ -125,6 +126,55 @@ fn members_get_the_content_of_publications() {
     drop(bob);
     assert_eq!(link.expect(CLOSE).session, of_bob);
     await_members(&server, "news", 1);
+}
+
+#[test]
+fn the_libraries_make_clients_members() {
+    with_each_live(HUB, |application, server| {
+        let (mut ann, mut bob) = (Visitor::connect(server, ""), Visitor::connect(server, ""));
+        let mut subscriber = join(server);
+        let subscribe = json!({"type": "subscribe", "id": 1, "channel": "news"});
+        assert_eq!(ask(&mut subscriber, &subscribe)["type"], "subscribed");
+        for client in [&mut ann, &mut bob] {
+            client.say("join news");
+            let events = application.events_until(|event| event["event"] == "joined");
+            assert_eq!(events.last().unwrap()["channels"], json!(["news"]));
+        }
+        ann.say("join news:*");
+        let events = application.events_until(|event| event["event"] == "refused");
+        assert_eq!(events.last().unwrap()["code"], "bad_request");
+        ann.say("publish news hello all");
+        assert_eq!((&*ann.hear(), &*bob.hear()), ("hello all", "hello all"));
+        assert_eq!(subscriber.hear_json()["content"], "hello all");
+        bob.say("leave news");
+        application.events_until(|event| event["event"] == "left" && event["reason"] == "server");
+        ann.say("publish news more");
+        assert_eq!(ann.hear(), "more");
+        bob.say("channels");
+        assert_eq!(bob.hear(), "", "nothing was published to it");
+    });
+}
+
+#[test]
+fn a_planned_move_keeps_memberships() {
+    for program in programs() {
+        println!("with {}", program.display());
+        let instances = ["a", "b"].map(|name| start_instance(&program, name, 0));
+        let server = start(&instances.each_ref().map(Application::port), "", HUB);
+        let mut client = Visitor::connect(&server, "");
+        let is_on_first = client.who()["instance"] == "a";
+        let [first, second] = &instances;
+        let (from, to) = if is_on_first { (first, second) } else { (second, first) };
+        client.say("join news");
+        from.events_until(|event| event["event"] == "joined");
+        client.say("drain");
+        from.events_until(|event| event["event"] == "drained");
+        client.say("channels");
+        assert_eq!(client.hear(), "news");
+        to.events_until(|event| event["text"] == "channels");
+        client.say("publish news hello");
+        assert_eq!(client.hear(), "hello");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod live_redeploys;
 mod live_scripted;
 mod live_services;
 mod live_slow;
+mod members;
 mod messages;
 mod moves;
 mod peer;

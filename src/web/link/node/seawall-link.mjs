@@ -31,7 +31,7 @@ const SILENCE_SECONDS_MAX = 10;
 const KIND = {
   hello: 1, open: 2, accept: 3, reject: 4, text: 5, binary: 6, ack: 7, sent: 8, slow: 9, ready: 10,
   close: 11, state: 12, many: 13, ask: 14, answer: 15, command: 16, result: 17, drain: 18,
-  ping: 19, pong: 20,
+  ping: 19, pong: 20, join: 21, leave: 22, joined: 23, left: 24,
 };
 const FLAG = { moved: 1, redelivered: 2, receipt: 4, binary: 8 };
 const OPCODE = { continuation: 0, binary: 2, close: 8, ping: 9, pong: 10 };
@@ -70,6 +70,7 @@ export class Backend {
    *   close?: (session: Session, end: { code: number, reason: string, moved: boolean }) => any,
    *   slow?: (session: Session, bytes: number) => any,
    *   ready?: (session: Session, bytes: number) => any,
+   *   left?: (session: Session, channel: string, reason: string) => any,
    *   ask?: (question: any, session?: Session) => any,
    *   drain?: () => any,
    * }} handlers each may return a promise
@@ -223,6 +224,10 @@ export class Session {
   /** Records that are written before the client is accepted: they follow then. */
   _early = /** @type {any[] | undefined} */ ([]);
   _receipts = new Awaited();
+  /** Their numbers differ from those of other instances, whose answers may come here. */
+  #joins = new Awaited(randomBytes(4).readUInt32BE());
+  /** The channels that the client is a member of, as Seawall has reported it. */
+  channels = /** @type {Set<string>} */ (new Set());
   /** Whether messages can be sent. */
   isOpen = true;
   /** Whether much is queued for this client: send less until `ready` is called. */
@@ -274,6 +279,35 @@ export class Session {
     this.#write(KIND.state, 0, 0, body);
   }
 
+  /**
+   * Makes the client a member of a channel: it gets the content of each publication. Resolves once
+   * it is one; rejects with an error with a `code` if it cannot be, and without one if the session
+   * ends or moves before. In `open`, do not await it: the client joins after it is accepted.
+   * @param {string} channel @returns {Promise<void>}
+   */
+  join(channel) {
+    const body = encodeChannel(channel);
+    if (!this.isOpen) return quiet(Promise.reject(new Error("the session is over")));
+    return this.#joins.add((number) => this.#write(KIND.join, 0, number, body));
+  }
+
+  /** Ends the membership of a channel: no publication follows the call of `left`. */
+  leave(channel) {
+    this.#write(KIND.leave, 0, 0, encodeChannel(channel));
+  }
+
+  _joined(channel, number) {
+    this.channels.add(channel);
+    if (this.#joins.has(number)) this.#joins.take(number).resolve();
+  }
+
+  _left({ channel, reason, message }, number) {
+    const wasMember = number === 0 && this.channels.delete(channel);
+    if (wasMember) this._call("left", channel, reason);
+    if (!this.#joins.has(number)) return;
+    this.#joins.take(number).reject(Object.assign(new Error(message), { code: reason }));
+  }
+
   _deliver(data, meta) {
     this.#number = (this.#number + 1) >>> 0;
     if (meta.number !== this.#number) throw new WireError("a message is out of sequence");
@@ -307,6 +341,7 @@ export class Session {
     if (isDropping) this.#inbox = [];
     this._link.sessions.delete(this._key.latin1Slice());
     this._receipts.rejectAll("the session has ended before the message was sent");
+    this.#joins.rejectAll("the session has ended before the client was a member");
     this.#wake();
   }
 
@@ -574,13 +609,15 @@ class Link {
       case KIND.slow: case KIND.ready:
         if (session) session.isSlow = kind === KIND.slow;
         return void session?._call(kind === KIND.slow ? "slow" : "ready", number);
+      case KIND.joined: return session?._joined(decodeText(body), number);
+      case KIND.left: return session?._left(decodeJson(body), number);
       case KIND.close: return isMoved ? session?._move() : this.#close(session, number, body);
       case KIND.ask: return void this.#ask(session, key, number, decodeJson(body));
       case KIND.result: return this.#result(number, decodeJson(body));
       case KIND.drain: return void this.backend._try("drain", undefined, (run) => run(), () => {});
       case KIND.ping: return this.write(KIND.pong, 0, NO_SESSION, 0, body);
       case KIND.pong: return undefined;
-      default: if (kind >= 1 && kind <= 20) throw new WireError(`kind ${kind} is of backends`);
+      default: if (kind >= 1 && kind <= 24) throw new WireError(`kind ${kind} is of backends`);
     }
   }
 
@@ -627,13 +664,22 @@ class Link {
 /** Promises by number. */
 class Awaited {
   #all = new Map();
-  #last = 0;
+  #last;
+
+  constructor(last = 0) {
+    this.#last = last;
+  }
 
   /** Calls `write` with a new number, and returns the promise that settles it. */
   add(write) {
-    const number = this.#last = (this.#last + 1) >>> 0;
+    // 0 is no number.
+    const number = this.#last = (this.#last % 0xffffffff) + 1;
     write(number);
     return quiet(new Promise((resolve, reject) => this.#all.set(number, { resolve, reject })));
+  }
+
+  has(number) {
+    return this.#all.has(number);
   }
 
   take(number) {
@@ -721,6 +767,11 @@ function encodeData(data) {
   if (typeof data === "string") return [Buffer.from(data), false];
   if (!(data instanceof Uint8Array)) throw new TypeError("data is a string or a Uint8Array");
   return [Buffer.from(data.buffer, data.byteOffset, data.byteLength), true];
+}
+
+function encodeChannel(channel) {
+  if (typeof channel !== "string") throw new TypeError("a channel is named by a string");
+  return Buffer.from(channel);
 }
 
 /** Encodes JSON that Seawall keeps: for wrong JSON it ends the link, and so other sessions. */

@@ -43,7 +43,7 @@ MANY_MAX = 4096
 #: Seawall pings every second: a link without any bytes for so long is lost.
 SILENCE_SECONDS_MAX = 10
 (HELLO, OPEN, ACCEPT, REJECT, TEXT, BINARY, ACK, SENT, SLOW, READY, CLOSE, STATE, MANY, ASK, ANSWER,
- COMMAND, RESULT, DRAIN, PING, PONG) = range(1, 21)
+ COMMAND, RESULT, DRAIN, PING, PONG, JOIN, LEAVE, JOINED, LEFT) = range(1, 25)
 MOVED, REDELIVERED, RECEIPT, FLAG_BINARY = 1, 2, 4, 8
 NO_SESSION = bytes(10)
 Data = Union[str, bytes]
@@ -63,7 +63,7 @@ class Reject(Exception):
 
 
 class CommandError(Exception):
-    """A command has failed; `code` is one of the HTTP API."""
+    """A command or `join` has failed; `code` is one of the HTTP API."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -94,7 +94,8 @@ class Backend:
     `open(session, request)` returns None or a dict of `subprotocol`, `user`, `info`, `state` and
     `expires_in_s`, or raises `Reject` (`request["moved"]`: the session was on another link before);
     `message(session, data, meta)`, `close(session, end)`, `slow(session, size)`,
-    `ready(session, size)`, `ask(question, session)`, which returns the answer, and `drain()`.
+    `ready(session, size)`, `left(session, channel, reason)`, `ask(question, session)`, which
+    returns the answer, and `drain()`.
 
     `token` is what nodes present (of several, each is valid); `capacity` the share of sessions,
     relative to other instances.
@@ -290,6 +291,10 @@ class Session:
         #: Whether the client has left, so that only acknowledgements are awaited.
         self._has_left = False
         self._receipts = Awaited()
+        #: Their numbers differ from those of other instances, whose answers may come here.
+        self._joins = Awaited(random.randrange(1 << 32))
+        #: The channels that the client is a member of, as Seawall has reported it.
+        self.channels: set[str] = set()
         link.backend._active.add(self)
         link.backend._spawn(self._run(request))
 
@@ -319,6 +324,35 @@ class Session:
         body = encode_kept("state", value, 4096)
         self.state = value
         self._write(STATE, 0, 0, body)
+
+    def join(self, channel: str) -> asyncio.Future[None]:
+        """Makes the client a member of a channel: it gets the content of each publication. The
+        future resolves once it is one; it fails with `CommandError` if it cannot be, and with
+        `ConnectionError` if the session ends or moves before. In `open`, do not await it: the
+        client joins after it is accepted.
+        """
+        if not self.is_open:
+            return make_future(ConnectionError("the session is over"))
+        number, body = self._joins.next_number(), channel.encode()
+        self._write(JOIN, 0, number, body)
+        return self._joins.add(number)
+
+    def leave(self, channel: str) -> None:
+        """Ends the membership of a channel: no publication follows the call of `left`."""
+        self._write(LEAVE, 0, 0, channel.encode())
+
+    def _joined(self, channel: str, number: int) -> None:
+        self.channels.add(channel)
+        if number in self._joins:
+            settle(self._joins.take(number))
+
+    def _left(self, body: dict[str, Any], number: int) -> None:
+        channel, reason, message = body["channel"], body["reason"], body["message"]
+        if number == 0 and channel in self.channels:
+            self.channels.discard(channel)
+            self._link.backend._spawn(self._call("left", channel, reason))
+        if number in self._joins:
+            settle(self._joins.take(number), error=CommandError(reason, message))
 
     def _deliver(self, data: Data, meta: Meta) -> None:
         self._number = (self._number + 1) & 0xFFFFFFFF
@@ -350,6 +384,7 @@ class Session:
             self._inbox.clear()
         self._link.sessions.pop(self._key, None)
         self._receipts.reject_all("the session has ended before the message was sent")
+        self._joins.reject_all("the session has ended before the client was a member")
         self._wake()
 
     def _ack(self, number: int) -> None:
@@ -627,6 +662,12 @@ class Link:
             if session:
                 session.is_slow = kind == SLOW
                 self.backend._spawn(session._call("slow" if kind == SLOW else "ready", number))
+        elif kind == JOINED:
+            if session:
+                session._joined(decode_text(body), number)
+        elif kind == LEFT:
+            if session:
+                session._left(decode_json(body), number)
         elif kind == CLOSE:
             self._close(session, flags & MOVED != 0, number, body)
         elif kind == ASK:
@@ -637,7 +678,7 @@ class Link:
             self.backend._spawn(self.backend._call("drain", None))
         elif kind == PING:
             self.write(PONG, 0, NO_SESSION, 0, body)
-        elif kind != PONG and HELLO <= kind <= PONG:
+        elif kind != PONG and HELLO <= kind <= LEFT:
             raise WireError(f"kind {kind} is of backends")
 
     def _take_hello(self, kind: int, number: int, body: bytes) -> None:
@@ -689,9 +730,12 @@ class Link:
 class Awaited:
     """Futures by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int = 0) -> None:
         self._all: dict[int, asyncio.Future[Any]] = {}
-        self._last = 0
+        self._last = last
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._all
 
     def next_number(self) -> int:
         self._last = self._last % 0xFFFFFFFF + 1
