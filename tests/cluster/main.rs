@@ -8,12 +8,17 @@ mod support;
 #[path = "../hub/client.rs"]
 mod client;
 
+#[allow(dead_code, reason = "each test program uses its part of it")]
+#[path = "../gateway/application.rs"]
+mod application;
+
 mod balanced;
 mod commands;
 mod doctor;
 mod engine;
 mod events;
 mod failures;
+mod gateway;
 mod nodes;
 mod notices;
 mod presence;
@@ -21,3 +26,6 @@ mod roamer;
 mod rolling;
 mod scripts;
 mod start;
+
+/// The longest wait for what an application says.
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_mins(2);
