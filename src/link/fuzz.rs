@@ -1,7 +1,8 @@
 //! The body of the fuzz target of links.
 
-use super::body::{check_state, decode_accept, decode_hello, decode_reject};
+use super::body::{check_state, decode_accept, decode_channel, decode_hello, decode_reject};
 use super::wire::{LinkRecord, Records, append_record, sessions_of_many};
+use crate::auth::check_channel;
 
 /// Any bytes, as a message of an application.
 ///
@@ -40,6 +41,11 @@ fn read_bodies(record: &LinkRecord<'_>) {
         assert!(state.len() <= 4096 && !state.contains(['\n', '\r']), "it is on one line");
         let read = serde_json::from_str::<serde_json::Value>(&state);
         assert!(read.is_ok(), "every reader can represent it");
+    }
+    if let Ok(channel) = decode_channel(body) {
+        let is_valid = check_channel(channel).is_ok();
+        assert!(body.starts_with(channel.as_bytes()), "the name is not changed");
+        assert!(!is_valid || channel.len() == body.len(), "what is cut names no channel");
     }
     if let Some((sessions, payload)) = sessions_of_many(body, number) {
         assert_eq!(sessions.count() * super::SESSION_BYTES + payload.len(), body.len());

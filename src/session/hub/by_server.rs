@@ -96,6 +96,12 @@ impl HubSession {
         if self.subscriptions[at].is_live() {
             return call.push_outcome(channel, number, Outcome::Subscribed);
         }
+        let waiting = self.pending.as_ref().map_or(0, |pending| pending.callers.len());
+        if call.is_behind_link() && waiting >= call.realm.limits.channels_max as usize {
+            let message = "too many joins of this client have no answer yet; wait for these";
+            let refused = Refused::new(Code::Limit, message);
+            return call.push_outcome(channel, number, Outcome::Refused(refused));
+        }
         // The subscription is pending: the last request wins, so an earlier end is cancelled.
         let one = &mut self.subscriptions[at];
         one.fate = one.fate.min(Fate::Review);

@@ -15,7 +15,7 @@ use super::cutter::{Cut, Cutter};
 use super::realm::{Realm, SessionLimits};
 use super::review::REVIEW_ALL;
 use super::state::NONE;
-use super::{Call, Effects, HubSession, Outcome, SessionQuestion};
+use super::{Call, Effects, HubSession, MemberReport, Outcome, SessionQuestion};
 use crate::admission::limiter::RateBounds;
 use crate::auth::{
     Access, ChannelGrant, Expected, Key, Namespace, Namespaces, Pattern, Rights, Sealer,
@@ -73,6 +73,9 @@ struct World {
     members: u32,
     /// Outcomes of subscriptions requested by backends.
     outcomes: Vec<(u32, Outcome)>,
+    /// The same, of a client behind a link.
+    reports: Vec<MemberReport>,
+    protocol: ProtocolId,
 }
 
 /// Runs frames, separated by zero bytes, behind a byte of choices.
@@ -185,6 +188,8 @@ impl World {
             ticket: String::new(),
             members: 0,
             outcomes: Vec::new(),
+            reports: Vec::new(),
+            protocol: ProtocolId::STORED,
         };
         world.act(|session, call| session.send_welcome(call, 25));
         world
@@ -195,9 +200,8 @@ impl World {
         let effects = &mut self.effects;
         // A small budget, so that frames are processed in parts.
         let budget = Budget { requests_max: 3, reply_bytes_max: 500 };
-        let (realm, now_ms) = (&*self.realm, self.now_ms);
-        let mut call =
-            Call { realm, protocol: ProtocolId::STORED, now_ms, now_ns: 1, budget, effects };
+        let (realm, protocol, now_ms) = (&*self.realm, self.protocol, self.now_ms);
+        let mut call = Call { realm, protocol, now_ms, now_ns: 1, budget, effects };
         act(&mut self.session, &mut call);
         let mut effects = std::mem::take(&mut self.effects);
         effects.says.drain(..).for_each(|said| self.said(&said));
@@ -207,6 +211,7 @@ impl World {
             self.questions.retain(|one| one.request != cancelled);
         }
         self.outcomes.append(&mut effects.outcomes);
+        self.reports.append(&mut effects.memberships);
         self.closed |= effects.close.is_some();
         if self.session.has_requests() && !self.session.is_waiting() && !self.closed {
             self.act(HubSession::resume_requests);

@@ -1,6 +1,7 @@
 //! Drives the fuzzer's world with fixed and with random steps.
 
 mod by_server;
+mod linked;
 mod questions;
 
 use super::*;
