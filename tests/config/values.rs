@@ -168,7 +168,6 @@ pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("backend.hook_url", _) => "https://app.test/hooks".to_owned(),
         ("backend.events_url", _) => "https://app.test/events".to_owned(),
         ("backend.links", _) => "wss://app.test/link,ws://127.0.0.1:7000".to_owned(),
-        ("backend.link_token_file", _) => fixture("secret", 0o600, SECRET),
         ("backend.secret_files", _) => fixture("app.secret", 0o600, WEBHOOK_SECRET),
         ("channel.events", _) => "published,subscribed".to_owned(),
         ("limits.address_prefix_v4", _) => "24".to_owned(),
@@ -182,7 +181,11 @@ pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("auth.jwks_file", _) => fixture("jwks.json", 0o644, "{\"keys\": []}"),
         ("key.public_key_file", _) => fixture("key.pem", 0o644, PUBLIC_KEY),
         (
-            "key.secret_file" | "api_key.secret_file" | "app.secret_file" | "cluster.password_file",
+            "key.secret_file"
+            | "api_key.secret_file"
+            | "app.secret_file"
+            | "backend.link_token_file"
+            | "cluster.password_file",
             _,
         ) => fixture("secret", 0o600, SECRET),
         ("resume.keys_file" | "tls.ticket_keys_file", _) => fixture("keys", 0o600, SECRET),
