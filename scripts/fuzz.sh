@@ -10,8 +10,8 @@ usage() {
 Usage: scripts/fuzz.sh [-h] [-t SECONDS] [TARGET...]
 
   -t SECONDS   how long each target runs (default 60)
-  TARGET       request, frames, session, protocol, requests, answers, link, proxy, extensions,
-               inflate, deflate, tls_records, tls_handshake (default: all)
+  TARGET       request, frames, session, protocol, requests, answers, link, pusher, proxy,
+               extensions, inflate, deflate, tls_records, tls_handshake (default: all)
 
 Needs cargo-fuzz (`cargo install cargo-fuzz`), a C++ compiler, and a nightly toolchain; without
 nightly the stable compiler is used with RUSTC_BOOTSTRAP=1 and no sanitizer. What is found is
@@ -31,8 +31,8 @@ while getopts ':ht:' option; do
 done
 shift $((OPTIND - 1))
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "fuzz.sh: -t wants a number of seconds" >&2; exit 2; }
-all=(request frames session protocol requests answers link proxy extensions inflate deflate
-    tls_records tls_handshake)
+all=(request frames session protocol requests answers link pusher proxy extensions inflate
+    deflate tls_records tls_handshake)
 targets=("$@")
 ((${#targets[@]})) || targets=("${all[@]}")
 

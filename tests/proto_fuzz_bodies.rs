@@ -2,7 +2,7 @@
 //! input.
 //!
 //! What belongs here: only runs of `proto::fuzz`, `session::fuzz`, `session::hub::fuzz`,
-//! `hooks::fuzz`, `link::fuzz` and `tls::fuzz`; the laws themselves are asserted there.
+//! `hooks::fuzz`, `link::fuzz`, `session::pusher::fuzz` and `tls::fuzz`; the laws themselves are asserted there.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,6 +11,7 @@ use seawall::link::fuzz::link_message;
 use seawall::proto::fuzz;
 use seawall::session::fuzz::requests;
 use seawall::session::hub::fuzz::protocol;
+use seawall::session::pusher::fuzz::client_message;
 use seawall::tls::fuzz as tls;
 use std::path::Path;
 
@@ -68,6 +69,15 @@ fn answers_over_seeds() {
 #[test]
 fn link_over_seeds() {
     over_seeds("link", link_message);
+}
+
+#[test]
+fn pusher_over_seeds() {
+    over_seeds("pusher", |bytes| {
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            client_message(text);
+        }
+    });
 }
 
 #[test]

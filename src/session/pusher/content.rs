@@ -49,7 +49,11 @@ pub(super) fn read_content(content: &str) -> EventParts<'_> {
 
 /// Returns the data of a publication's event, as clients receive it.
 pub fn data_of(publication: &Publication) -> String {
-    let content = publication.message().map_or("null", |message| message.content);
+    data_of_content(publication.message().map_or("null", |message| message.content))
+}
+
+/// Returns the data of the event in a content, as clients receive it.
+pub(super) fn data_of_content(content: &str) -> String {
     let data = read_content(content).data;
     if data.starts_with('"') {
         serde_json::from_str(data).unwrap_or_default()
@@ -97,12 +101,6 @@ mod tests {
     use super::*;
     use crate::text::content::to_one_line;
 
-    /// Returns the data as clients receive it.
-    fn shown(content: &str) -> String {
-        let data = read_content(content).data;
-        if data.starts_with('"') { serde_json::from_str(data).unwrap() } else { data.to_owned() }
-    }
-
     #[test]
     fn json_is_embedded_and_other_text_is_a_string() {
         for (data, content) in [
@@ -144,7 +142,7 @@ mod tests {
             let line = to_one_line(&content).map(Cow::into_owned);
             prop_assert_eq!(line.as_deref(), Ok(&*content));
             prop_assert_eq!(&*read_content(&content).name, &*name);
-            prop_assert_eq!(shown(&content), data);
+            prop_assert_eq!(data_of_content(&content), data);
         }
     }
 }
