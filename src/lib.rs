@@ -184,6 +184,12 @@
 //! of both meanwhile: that of the hub has an encoding of its own, the content of a publication
 //! alone, which is made once for all such members.
 //!
+//! **Apps.** Clients that speak the Pusher protocol belong to an app ([`auth::PusherApp`]): its
+//! backend signs what they may do, instead of tokens. [`session::pusher`] encodes and decodes, and
+//! the session of the hub carries out. An app's channels are channels of the hub, with the app's id
+//! before their names. Requests to the HTTP API of apps may come to an address for clients: the
+//! shard receives them (stage `Forwarding`), and the control thread answers.
+//!
 //! **Reloads.** A validated [`config::Config`] is immutable. SIGHUP makes a new one and fits it to
 //! the old one (`config::reload`): options that only take effect at the start keep their values,
 //! and a route keeps the index by which connections refer to it. Shards get the new configuration

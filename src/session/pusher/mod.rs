@@ -1,8 +1,8 @@
 //! The client protocol of Pusher Channels, version 7, for its clients that exist already.
 //!
 //! Files: `connect` (the request), `request` and `encode` (messages), `content` (events as contents
-//! of the hub), `names` (kinds of channels), `socket_id`, `codes`, `fuzz`. What the commands do is in
-//! `session/hub/app.rs`: rights come with signatures, not with tokens.
+//! of the hub), `names` (kinds of channels), `socket_id`, `codes`, `fuzz`. What the commands do is
+//! in `session/hub/app.rs`: rights come with signatures, not with tokens.
 //!
 //! Facts about the protocol: its documentation, and the clients and servers of others, whose
 //! behavior counts where the two differ.
