@@ -2,7 +2,8 @@
 //! input.
 //!
 //! What belongs here: only runs of `proto::fuzz`, `session::fuzz`, `session::hub::fuzz`,
-//! `hooks::fuzz`, `link::fuzz`, `session::pusher::fuzz` and `tls::fuzz`; the laws themselves are asserted there.
+//! `hooks::fuzz`, `link::fuzz`, `session::pusher::fuzz` and `tls::fuzz`; the laws themselves are
+//! asserted there.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
