@@ -19,10 +19,38 @@ pub enum EventKind {
     MemberRemoved,
     Published,
     NodeLost,
+    ClientEvent,
+    CacheMiss,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
+        Self::Connected,
+        Self::Disconnected,
+        Self::Subscribed,
+        Self::Unsubscribed,
+        Self::ChannelOccupied,
+        Self::ChannelVacated,
+        Self::MemberAdded,
+        Self::MemberRemoved,
+        Self::Published,
+        Self::NodeLost,
+        Self::ClientEvent,
+        Self::CacheMiss,
+    ];
+
+    /// The kinds of which the webhook of an app of the Pusher protocol consists.
+    pub const OF_APPS: [Self; 6] = [
+        Self::ChannelOccupied,
+        Self::ChannelVacated,
+        Self::MemberAdded,
+        Self::MemberRemoved,
+        Self::ClientEvent,
+        Self::CacheMiss,
+    ];
+
+    /// The kinds that a backend may receive.
+    pub const OF_BACKENDS: [Self; 10] = [
         Self::Connected,
         Self::Disconnected,
         Self::Subscribed,
@@ -48,6 +76,8 @@ impl EventKind {
             Self::MemberRemoved => "member_removed",
             Self::Published => "published",
             Self::NodeLost => "node_lost",
+            Self::ClientEvent => "client_event",
+            Self::CacheMiss => "cache_miss",
         }
     }
 
@@ -107,7 +137,7 @@ impl FromIterator<EventKind> for EventKinds {
     }
 }
 
-/// The most backends of one configuration.
+/// The most backends of one configuration, with the webhooks of apps.
 pub const BACKENDS_MAX: usize = 16;
 
 /// Where the events of a route or of a channel go. By default nowhere.
@@ -141,5 +171,10 @@ mod tests {
         }
         let all: EventKinds = EventKind::ALL.into_iter().collect();
         assert_eq!(all.only(EventKind::is_of_connection).iter().count(), 2);
+        let any: EventKinds = [EventKind::OF_APPS.to_vec(), EventKind::OF_BACKENDS.to_vec()]
+            .concat()
+            .into_iter()
+            .collect();
+        assert_eq!(any, all, "each kind is for someone");
     }
 }

@@ -240,7 +240,8 @@
 //! - `acme`: `tls`
 //! - `admission`: `proto`
 //! - `auth`: `events`, `text`
-//! - `backend`: `driver`, `events`, `hooks`, `hub`, `link`, `metrics`, `outer`, `proto`
+//! - `backend`: `auth`, `driver`, `events`, `hooks`, `hub`, `link`, `metrics`, `outer`, `proto`,
+//!   `session`
 //! - `cli`: `acme`, `auth`, `backend`, `cluster`, `config`, `control`, `driver`, `guard`,
 //!   `link`, `server`, `text`, `tls`
 //! - `cluster`: `driver`, `hub`, `metrics`, `outer`

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -40,7 +41,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignedRequest<'r> {
     pub(crate) url: &'r str,
-    /// The same in each attempt (header `webhook-id`).
+    /// The same in each attempt.
     pub(crate) id: &'r str,
     pub(crate) body: &'r Bytes,
     pub(crate) timeout: Duration,
@@ -155,14 +156,13 @@ impl BackendClient {
         let invalid = |error: &dyn fmt::Display| HttpFailure::Broken(error.to_string());
         let uri: Uri = url.parse().map_err(|error| invalid(&error))?;
         let time_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Request::post(uri)
+        let request = Request::post(uri)
             .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, concat!("seawall/", env!("CARGO_PKG_VERSION")))
-            .header("webhook-id", id)
-            .header("webhook-timestamp", time_s)
-            .header("webhook-signature", self.settings.signer.sign(id, time_s, body))
-            .body(Full::new(body.clone()))
-            .map_err(|error| invalid(&error))
+            .header(USER_AGENT, concat!("seawall/", env!("CARGO_PKG_VERSION")));
+        let signed = self.settings.form.sign(id, time_s, body);
+        let add = |request: Builder, (name, value)| request.header::<&str, String>(name, value);
+        let request = signed.into_iter().fold(request, add);
+        request.body(Full::new(body.clone())).map_err(|error| invalid(&error))
     }
 }
 

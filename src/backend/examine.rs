@@ -1,10 +1,12 @@
 //! Examines an application as it is used: `seawall doctor` sends each of its addresses a request of
-//! the type `test`, which asks for nothing, and one whose signature is wrong.
+//! the type `test`, which asks for nothing, and one whose signature is wrong. The webhook of an app
+//! receives a request without events.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{BackendClient, HttpReply, SignedRequest};
+use super::form::RequestForm;
 use super::settings::BackendSettings;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,6 +17,8 @@ pub struct UrlReport {
     pub url: String,
     /// Whether it is for hooks, or else for events.
     pub is_hook: bool,
+    /// Whether it is the webhook of an app.
+    pub is_of_app: bool,
     /// The status of the answer to a signed request; the error if there was none.
     pub status: Result<u16, String>,
     /// Whether a request with a wrong signature was accepted.
@@ -30,8 +34,7 @@ pub struct UrlReport {
 pub async fn examine_backend(settings: &Arc<BackendSettings>) -> Result<Vec<UrlReport>, String> {
     let client = BackendClient::new(settings.clone())?;
     // Signed with the key that any request could be signed with.
-    let forged =
-        BackendSettings { signer: super::Signer::new(vec![vec![0; 24]]), ..(**settings).clone() };
+    let forged = BackendSettings { form: settings.form.forged(), ..(**settings).clone() };
     let forger = BackendClient::new(Arc::new(forged))?;
     let mut reports = Vec::new();
     let events = Some(&*settings.events_url).filter(|url| !url.is_empty());
@@ -46,6 +49,7 @@ pub async fn examine_backend(settings: &Arc<BackendSettings>) -> Result<Vec<UrlR
         reports.push(UrlReport {
             url: url.to_owned(),
             is_hook,
+            is_of_app: matches!(settings.form, RequestForm::Pusher(_)),
             status,
             takes_wrong_signature,
             ahead_s,
@@ -55,13 +59,13 @@ pub async fn examine_backend(settings: &Arc<BackendSettings>) -> Result<Vec<UrlR
 }
 
 async fn post_test(client: &BackendClient, url: &str, is_hook: bool) -> Result<HttpReply, String> {
-    let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let time_ms =
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let id = format!("doctor.{time_ms}");
     let body = if is_hook {
         format!(r#"{{"type":"test","node":"doctor","id":"{id}"}}"#)
     } else {
-        let event = format!(r#"{{"id":"{id}","type":"test","time":{time_ms}}}"#);
-        format!(r#"{{"node":"doctor","incarnation":"doctor","events":[{event}]}}"#)
+        client.settings().form.encode_test(&id, time_ms)
     };
     let request = SignedRequest { url, id: &id, body: &body.into(), timeout: TIMEOUT };
     client.post(request).await.map_err(|failure| failure.to_string())

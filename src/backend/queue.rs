@@ -77,6 +77,15 @@ pub enum Happening {
         /// `None`: it was published by a call of the API.
         from: Option<Arc<Sender>>,
     },
+    /// A client of an app has sent an event to the other members of a channel.
+    ClientEvent {
+        channel: ChannelName,
+        /// JSON (see `session::pusher`).
+        content: Box<str>,
+        from: Arc<Sender>,
+    },
+    /// A client has become a member of a channel with a cache, which is empty.
+    CacheMiss { channel: ChannelName },
     /// A node of the cluster has ended without a drain.
     NodeLost {
         node: u32,
@@ -119,6 +128,8 @@ impl Happening {
             Self::MemberAdded { .. } => EventKind::MemberAdded,
             Self::MemberRemoved { .. } => EventKind::MemberRemoved,
             Self::Published { .. } => EventKind::Published,
+            Self::ClientEvent { .. } => EventKind::ClientEvent,
+            Self::CacheMiss { .. } => EventKind::CacheMiss,
             Self::NodeLost { .. } => EventKind::NodeLost,
         }
     }
@@ -134,13 +145,16 @@ impl Happening {
                 | Self::Unsubscribed { user: own, channel, .. } => {
                     user(own) + channel.as_str().len()
                 }
-                Self::ChannelOccupied { channel } | Self::ChannelVacated { channel } => {
-                    channel.as_str().len()
-                }
+                Self::ChannelOccupied { channel }
+                | Self::ChannelVacated { channel }
+                | Self::CacheMiss { channel } => channel.as_str().len(),
                 Self::MemberAdded { channel, member } | Self::MemberRemoved { channel, member } => {
                     channel.as_str().len() + member.encoded_bytes_max()
                 }
-                Self::Published { channel, content, .. } => channel.as_str().len() + content.len(),
+                Self::Published { channel, content, .. }
+                | Self::ClientEvent { channel, content, .. } => {
+                    channel.as_str().len() + content.len()
+                }
                 Self::NodeLost { incarnation, .. } => incarnation.len(),
             }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::Uri;
 use rustls::RootCertStore;
 
-use super::signature::Signer;
+use super::form::RequestForm;
 use crate::events::EventKinds;
 use crate::hooks::HookLimits;
 
@@ -23,7 +23,7 @@ pub struct BackendSettings {
     pub links: Option<LinkSettings>,
     /// The kinds of events about nodes that it wants.
     pub node_events: EventKinds,
-    pub signer: Signer,
+    pub form: RequestForm,
     /// Authorities of its certificate; `None`: the host's.
     pub authorities: Option<RootCertStore>,
     /// Bound on the memory of events that wait.

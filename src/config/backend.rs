@@ -10,9 +10,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::file::{self, ConnectRule, File, HandlerName};
-use super::{Faults, RouteOptions, links, of_one, ranges, secret_files};
+use super::{Faults, RouteOptions, links, of_one, ranges, secret_files, webhooks};
 use crate::auth::{Access, Namespaces, OnFailure};
-use crate::backend::{BackendSettings, HookSettings, Signer};
+use crate::backend::{BackendSettings, HookSettings, RequestForm, Signer};
 use crate::events::{BACKENDS_MAX, EventKind, EventKinds, EventTarget};
 use crate::hooks::HookLimits;
 
@@ -66,6 +66,9 @@ fn backend(
     {
         faults.0.push(fault("name", "must be a word"));
     }
+    if written.name.starts_with(webhooks::NAME_PREFIX) {
+        faults.0.push(fault("name", "must not begin with app: as the webhooks of apps do"));
+    }
     for (key, problem) in ranges::find_errors(written.numbers()) {
         faults.0.push(fault(key, &problem));
     }
@@ -83,10 +86,12 @@ fn backend(
         faults.0.push(fault("events", "needs events_url, to which events are sent"));
     }
     faults.check(check_headers(&written.hook_headers).map_err(|text| fault("hook_headers", &text)));
-    let kinds = faults.check(parse_kinds(&written.events).map_err(|text| fault("events", &text)));
+    let kinds =
+        faults.check(parse_of_backends(&written.events).map_err(|text| fault("events", &text)));
     let kinds = kinds.unwrap_or_default();
     let has_cluster = !file.cluster.urls.is_empty();
-    faults.check(check_kinds(kinds, has_cluster).map_err(|text| fault("events", &text)));
+    let checked = check_kinds(kinds, has_cluster, BY_MEMBERS);
+    faults.check(checked.map_err(|text| fault("events", &text)));
     let secrets = written.secret_files.iter().filter_map(|path| {
         faults.check(read_secret(path).map_err(|text| fault("secret_files", &text)))
     });
@@ -106,7 +111,7 @@ fn backend(
             hooks: hook_settings(written),
             links,
             node_events: kinds.only(|kind| kind == EventKind::NodeLost),
-            signer,
+            form: RequestForm::Standard(signer),
             authorities,
             events_bytes_max: written.events_bytes_max as usize,
             retry_for: Duration::from_secs(written.retry_for_s.into()),
@@ -152,7 +157,7 @@ fn check_headers(names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn check_url(key: &str, url: &str) -> Result<(), String> {
+pub(super) fn check_url(key: &str, url: &str) -> Result<(), String> {
     let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let is_whole = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'));
     let is_parsed = || url.parse::<hyper::Uri>().is_ok_and(|uri| uri.host().is_some());
@@ -168,19 +173,31 @@ fn check_url(key: &str, url: &str) -> Result<(), String> {
     }
 }
 
-fn parse_kinds(names: &[String]) -> Result<EventKinds, String> {
-    names
-        .iter()
-        .map(|name| {
-            EventKind::parse(name).ok_or_else(|| {
-                let known = EventKind::ALL.map(EventKind::name).join(", ");
-                format!("= \"{name}\": there is no such kind; known are {known}")
-            })
-        })
-        .collect()
+fn parse_of_backends(names: &[String]) -> Result<EventKinds, String> {
+    parse_kinds(names, &EventKind::OF_BACKENDS)
 }
 
-fn check_kinds(kinds: EventKinds, has_cluster: bool) -> Result<(), String> {
+/// Reads the names of kinds of events, all of these.
+pub(super) fn parse_kinds(names: &[String], all: &[EventKind]) -> Result<EventKinds, String> {
+    let one = |name: &String| {
+        EventKind::parse(name).filter(|kind| all.contains(kind)).ok_or_else(|| {
+            let known = all.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+            format!("= \"{name}\": there is no such kind; known are {known}")
+        })
+    };
+    names.iter().map(one).collect()
+}
+
+/// What a backend may receive in a cluster instead.
+const BY_MEMBERS: &str = "use subscribed and unsubscribed";
+
+/// Checks kinds of events; `instead`: what may be named in a cluster.
+
+pub(super) fn check_kinds(
+    kinds: EventKinds,
+    has_cluster: bool,
+    instead: &str,
+) -> Result<(), String> {
     let [occupied, vacated] = [EventKind::ChannelOccupied, EventKind::ChannelVacated];
     if kinds.contains(occupied) != kinds.contains(vacated) {
         return Err("must name both channel_occupied and channel_vacated: members that come back \
@@ -195,7 +212,7 @@ fn check_kinds(kinds: EventKinds, has_cluster: bool) -> Result<(), String> {
     match kinds.iter().find(|kind| has_cluster && OF_ONE_NODE.contains(kind)) {
         Some(kind) => Err(format!(
             "= \"{}\" is not supported together with [cluster]: a node knows only its own members; \
-             use subscribed and unsubscribed",
+             {instead}",
             kind.name()
         )),
         None => Ok(()),
@@ -221,7 +238,7 @@ fn read_secret(path: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Reads the authorities of a certificate; `None`: those of the host.
-fn read_authorities(path: &str) -> Result<Option<RootCertStore>, String> {
+pub(super) fn read_authorities(path: &str) -> Result<Option<RootCertStore>, String> {
     if path.is_empty() {
         return Ok(None);
     }
@@ -298,7 +315,7 @@ pub(super) fn connect_routes(
             own.events.backend = at as u8;
             own.application = takes_questions(backend).then_some(at as u8);
             own.connect = route.connect;
-            let kinds = parse_kinds(&backend.events).unwrap_or_default();
+            let kinds = parse_of_backends(&backend.events).unwrap_or_default();
             own.events.kinds = kinds.only(|kind| has_sessions && kind.is_of_connection());
         }
     }
@@ -329,7 +346,7 @@ pub(super) fn of_channel(
     let own = match &written.events[..] {
         [none] if none == NO_KINDS => Some(EventKinds::default()),
         [] => None,
-        names => Some(parse_kinds(names).map_err(fault)?),
+        names => Some(parse_of_backends(names).map_err(fault)?),
     };
     if let Some(own) = own {
         if let Some(kind) = own.iter().find(|one| !one.is_of_channel()) {
@@ -339,11 +356,12 @@ pub(super) fn of_channel(
             let text = "needs a [[backend]], and its name in `backend` if there are several";
             return Err(fault(text.into()));
         }
-        check_kinds(own, !file.cluster.urls.is_empty()).map_err(fault)?;
+        check_kinds(own, !file.cluster.urls.is_empty(), BY_MEMBERS).map_err(fault)?;
     }
-    let inherited = || backend.and_then(|backend| parse_kinds(&backend.events).ok());
+    let inherited = || backend.and_then(|backend| parse_of_backends(&backend.events).ok());
     let kinds = own.or_else(inherited).unwrap_or_default().only(EventKind::is_of_channel);
-    Ok(EventTarget { backend: found.unwrap_or_default() as u8, kinds })
+    let target = EventTarget { backend: found.unwrap_or_default() as u8, kinds };
+    Ok(webhooks::of_pattern(file, written).unwrap_or(target))
 }
 
 /// Returns the kinds of events of channels that any backend wants.

@@ -1,7 +1,7 @@
 //! Validates the hub's namespaces: the rules for the channels of a pattern.
 
 use super::file::{Channel, File};
-use super::{ConfigError, Faults, backend, of_one, ranges};
+use super::{ConfigError, Faults, backend, of_one, ranges, webhooks};
 use crate::auth::{Access, CACHED_CHANNELS, Namespace, Namespaces, Pattern};
 
 /// How long channels of apps with a cache keep their last event (s).
@@ -35,17 +35,18 @@ pub(super) fn namespaces(
         list.push(all);
     }
     for app in &file.apps {
-        add_channels_of_app(&app.id, &mut list, &granted);
+        add_channels_of_app(file, &app.id, &mut list, &granted);
     }
     (faults.0.len() == before).then(|| Namespaces::new(list, granted))
 }
 
 /// Adds the rules for the channels of an app that no `[[channel]]` has. Other clients need a right
 /// that names the channel; channels with a cache keep their last event.
-fn add_channels_of_app(id: &str, list: &mut Vec<Namespace>, granted: &Namespace) {
+fn add_channels_of_app(file: &File, id: &str, list: &mut Vec<Namespace>, granted: &Namespace) {
     let of_all = format!("{id}:*");
     let Ok(pattern) = Pattern::new(&of_all) else { return };
-    list.push(Namespace { pattern, history_messages: 0, ..granted.clone() });
+    let events = webhooks::of_app(file, id).unwrap_or(granted.events);
+    list.push(Namespace { pattern, history_messages: 0, events, ..granted.clone() });
     for prefix in CACHED_CHANNELS {
         let Ok(pattern) = Pattern::new(&format!("{id}:{prefix}*")) else { continue };
         // The rules that would otherwise count for these channels.

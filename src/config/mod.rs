@@ -28,6 +28,7 @@ mod state;
 mod tls;
 mod validate;
 mod value;
+mod webhooks;
 
 use std::fmt;
 use std::sync::Arc;

@@ -21,7 +21,7 @@
 //!   new timeout also applies to a connection without activity.
 
 use super::file::File;
-use super::{Config, ConfigError, RouteOptions, TicketKeys, Written, at, of_one};
+use super::{Config, ConfigError, RouteOptions, TicketKeys, Written, at, of_one, webhooks};
 use crate::admission::ROUTES_MAX;
 use crate::config::HandlerName;
 use crate::proto::http::{Route, Routes};
@@ -80,10 +80,16 @@ fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
 /// Rejects another list of backends: routes and channels that name a new one could not be followed.
 fn reject_other_backends(old: &File, new: &File) -> Result<(), ConfigError> {
     let names = |file: &File| file.backends.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
-    if names(old) == names(new) {
-        return Ok(());
+    if names(old) != names(new) {
+        let text = "cannot be added, removed, renamed or reordered while running; restart";
+        return Err(at("backend", text));
     }
-    Err(at("backend", "cannot be added, removed, renamed or reordered while running; restart"))
+    if webhooks::names(old) != webhooks::names(new) {
+        let text = "cannot be set or removed while running, and apps that have one cannot be \
+                    added, removed or reordered; restart";
+        return Err(at("app.webhook_url", text));
+    }
+    Ok(())
 }
 
 impl Written {

@@ -7,7 +7,7 @@ use super::file_stamps::FileStamps;
 use super::tls::PreparedTls;
 use super::{
     Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, apps, at, backend,
-    cluster, credentials, error, hub, ranges, secret_files, tls,
+    cluster, credentials, error, hub, ranges, secret_files, tls, webhooks,
 };
 use crate::admission::limiter::{RateBound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
@@ -63,8 +63,9 @@ impl Config {
         let resume = faults.check(credentials::resume(&file.resume));
         let acme = acme::settings(file, &mut faults);
         let cluster = cluster::settings(file, &mut faults);
-        let backends = backend::backends(file, &mut faults);
         let Endpoints { listeners, tls, routes, admin, auth, namespaces, apps, .. } = endpoints;
+        let mut backends = backend::backends(file, &mut faults);
+        backends.extend(webhooks::targets(file, &apps, &mut faults));
         let PreparedTls { certificates, admin: admin_tls } = tls;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);

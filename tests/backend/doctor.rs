@@ -13,8 +13,12 @@ use crate::support::scripted::{Scripted, http};
 /// Returns the findings about applications.
 fn examine(folder: &Folder, backend: &str) -> Vec<Value> {
     let secret = folder.write("app.secret", SECRET);
-    let config = format!("[[backend]]\n{backend}\nsecret_files = [{secret:?}]\n");
-    let config = folder.write("doctor.toml", &config);
+    examine_config(folder, &format!("[[backend]]\n{backend}\nsecret_files = [{secret:?}]\n"))
+}
+
+/// Returns the same for a whole configuration.
+pub(crate) fn examine_config(folder: &Folder, config: &str) -> Vec<Value> {
+    let config = folder.write("doctor.toml", config);
     let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
     command.args(["doctor", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let output = command.args(["--config", &config]).output().unwrap();
@@ -27,7 +31,7 @@ fn examine(folder: &Folder, backend: &str) -> Vec<Value> {
 }
 
 #[track_caller]
-fn check(findings: &[Value], name: &str, state: &str, says: &str) {
+pub(crate) fn check(findings: &[Value], name: &str, state: &str, says: &str) {
     let found = findings.iter().find(|one| one["name"] == name).expect(name);
     assert_eq!(found["state"], state, "{found}");
     let text = found["found"].as_str().unwrap();

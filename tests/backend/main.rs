@@ -10,3 +10,4 @@ mod doctor;
 mod events;
 mod hooks;
 mod library;
+mod pusher;

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
-use hyper::StatusCode;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::encode::{EventSource, describe_counts, encode_batch, encode_event, lane_key};
+use super::encode::{EventSource, describe_counts, lane_key};
 use super::outbox::{Delivery, EventBatch, EventOutbox, LANES, LostCounts, Settled};
 use super::vacancies::Vacancies;
 use crate::backend::client::{BackendClient, HttpFailure, HttpReply, SignedRequest};
+use crate::backend::form::RequestForm;
 use crate::backend::queue::{EventBounds, EventQueues, Events, Happening, ShardEvent};
 use crate::backend::settings::BackendSettings;
 use crate::driver::Bell;
@@ -171,7 +171,11 @@ impl Stream {
         let retry_for_ms = settings.retry_for.as_millis() as u64;
         Ok(Self {
             client: Arc::new(client),
-            outbox: EventOutbox::new(settings.events_bytes_max, retry_for_ms),
+            outbox: EventOutbox::new(
+                settings.form.batch_bytes_max(),
+                settings.events_bytes_max,
+                retry_for_ms,
+            ),
             vacancies: Vacancies::default(),
             retries: BTreeMap::new(),
             failure: None,
@@ -193,6 +197,9 @@ impl Stream {
 
     /// Appends an event, unless it waits to be sure.
     fn take(&mut self, source: &EventSource, now_ms: u64, time_ms: u64, event: &Happening) {
+        if !self.client.settings().form.carries(event) {
+            return;
+        }
         match event {
             Happening::ChannelVacated { channel } => {
                 let delay_ms = self.client.settings().vacate_delay.as_millis() as u64;
@@ -207,8 +214,9 @@ impl Stream {
         let mut hasher = DefaultHasher::new();
         lane_key(event).hash(&mut hasher);
         let lane = (hasher.finish() % LANES as u64) as usize;
+        let form = &self.client.settings().form;
         self.outbox.push(now_ms, lane, event.kind(), |number| {
-            encode_event(&source.event_id(lane, number, event), time_ms, event)
+            form.encode_event(&source.event_id(lane, number, event), time_ms, event)
         });
     }
 
@@ -373,8 +381,12 @@ impl Dispatcher {
             }
             while let Some(batch) = stream.outbox.take_batch(now_ms, at_once) {
                 let EventBatch { lane, number, parts } = batch;
-                let body = encode_batch(&self.source, lane, &parts, unix_ms()).into();
-                let sending = Sending { id: self.source.batch_id(lane, number), body };
+                let form = &stream.client.settings().form;
+                let Some(body) = form.encode_batch(&self.source, lane, &parts, unix_ms()) else {
+                    stream.outbox.settle(now_ms, lane, Delivery::Accepted, 0);
+                    continue;
+                };
+                let sending = Sending { id: self.source.batch_id(lane, number), body: body.into() };
                 send(&mut self.sends, &stream.client, index, lane, sending);
             }
             let is_due = |_: &usize, retry: &mut (u64, Sending)| retry.0 <= now_ms;
@@ -389,7 +401,7 @@ impl Dispatcher {
         let (now_ms, random) = (self.now_ms(), RandomState::new().hash_one(sent.lane));
         let Sent { stream, lane, sending, result } = sent;
         let Some(stream) = self.streams.get_mut(stream) else { return };
-        let delivery = judge(&result);
+        let delivery = judge(&stream.client.settings().form, &result);
         match (delivery, &result) {
             (Delivery::Accepted, _) => stream.log_success(lane),
             (_, Ok(reply)) => {
@@ -460,18 +472,13 @@ fn send(
 }
 
 /// Decides what an answer means: what may pass is tried again, and what cannot is dropped.
-fn judge(result: &Result<HttpReply, HttpFailure>) -> Delivery {
+fn judge(form: &RequestForm, result: &Result<HttpReply, HttpFailure>) -> Delivery {
     let Ok(HttpReply { status, retry_after, .. }) = result else {
         return Delivery::Failed { retry_after_ms: 0 };
     };
-    let is_temporary = status.is_server_error()
-        || matches!(
-            *status,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
-        );
     if status.is_success() {
         Delivery::Accepted
-    } else if is_temporary {
+    } else if form.is_temporary(*status) {
         let retry_after_ms = retry_after.unwrap_or_default().as_millis() as u64;
         Delivery::Failed { retry_after_ms }
     } else {

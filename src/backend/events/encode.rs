@@ -142,9 +142,10 @@ pub(super) fn encode_event(id: &str, time_ms: u64, event: &Happening) -> String 
             channel: Some(channel.as_str()),
             ..base
         },
-        Happening::ChannelOccupied { channel } | Happening::ChannelVacated { channel } => {
-            Fields { channel: Some(channel.as_str()), ..base }
-        }
+        Happening::ChannelOccupied { channel }
+        | Happening::ChannelVacated { channel }
+        | Happening::ClientEvent { channel, .. }
+        | Happening::CacheMiss { channel } => Fields { channel: Some(channel.as_str()), ..base },
         Happening::MemberAdded { channel, member }
         | Happening::MemberRemoved { channel, member } => {
             let member = Some(Member::from(&**member));
@@ -206,7 +207,9 @@ pub(super) fn lane_key(event: &Happening) -> LaneKey<'_> {
         | Happening::ChannelVacated { channel }
         | Happening::MemberAdded { channel, .. }
         | Happening::MemberRemoved { channel, .. }
-        | Happening::Published { channel, .. } => LaneKey::Channel(channel.as_str()),
+        | Happening::Published { channel, .. }
+        | Happening::ClientEvent { channel, .. }
+        | Happening::CacheMiss { channel } => LaneKey::Channel(channel.as_str()),
         Happening::NodeLost { node, .. } => LaneKey::Node(*node),
     }
 }

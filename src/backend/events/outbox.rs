@@ -20,7 +20,7 @@ use crate::events::EventKind;
 pub(super) const LANES: usize = 8;
 /// Bounds of a batch; a single longer event is a batch by itself.
 const BATCH_EVENTS_MAX: usize = 500;
-const BATCH_BYTES_MAX: usize = 256 * 1024;
+pub(super) const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// How long the first event of a batch waits for others.
 const GATHER_MS: u64 = 100;
 /// Waits before a batch is sent again: random, up to a bound that doubles.
@@ -33,7 +33,7 @@ const CLASSES: usize = 3;
 /// Returns the class of a kind: the lowest one is dropped first.
 fn class_of(kind: EventKind) -> usize {
     match kind {
-        EventKind::Published => 0,
+        EventKind::Published | EventKind::ClientEvent => 0,
         EventKind::Connected | EventKind::Disconnected => 2,
         _ => 1,
     }
@@ -71,6 +71,16 @@ pub(super) enum Part {
     Event(Box<str>),
     /// Events were lost at this place. The number is unique among all reports of losses.
     Lost { number: u64, counts: LostCounts },
+}
+
+impl Part {
+    /// Returns an event as JSON; `None`: it is a loss.
+    pub(super) fn event(&self) -> Option<&str> {
+        match self {
+            Self::Event(json) => Some(json),
+            Self::Lost { .. } => None,
+        }
+    }
 }
 
 /// What was taken to be sent. It is the caller's until [`EventOutbox::settle`].
@@ -139,6 +149,7 @@ pub(super) struct OutboxCounts {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct EventOutbox {
+    batch_bytes_max: usize,
     bytes_max: usize,
     retry_for_ms: u64,
     lanes: [Lane; LANES],
@@ -164,9 +175,10 @@ fn add(counts: &mut LostCounts, others: &LostCounts) {
 }
 
 impl EventOutbox {
-    /// Makes an empty outbox.
-    pub(super) fn new(bytes_max: usize, retry_for_ms: u64) -> Self {
+    /// Makes an empty outbox; `batch_bytes_max`: the bound of a batch.
+    pub(super) fn new(batch_bytes_max: usize, bytes_max: usize, retry_for_ms: u64) -> Self {
         Self {
+            batch_bytes_max,
             bytes_max,
             retry_for_ms,
             lanes: Default::default(),
@@ -304,7 +316,7 @@ impl EventOutbox {
             return None;
         }
         let since_ms = own.waiting.values().next()?.since_ms();
-        let is_full = own.waiting.len() >= BATCH_EVENTS_MAX || own.bytes >= BATCH_BYTES_MAX;
+        let is_full = own.waiting.len() >= BATCH_EVENTS_MAX || own.bytes >= self.batch_bytes_max;
         let gathered_ms = if is_full { since_ms } else { since_ms + GATHER_MS };
         Some(gathered_ms.max(own.paused_until_ms))
     }
@@ -333,7 +345,7 @@ impl EventOutbox {
         };
         while parts.len() < BATCH_EVENTS_MAX {
             let Some((&number, next)) = self.lanes[lane].waiting.first_key_value() else { break };
-            if !parts.is_empty() && sent.bytes + next.bytes() > BATCH_BYTES_MAX {
+            if !parts.is_empty() && sent.bytes + next.bytes() > self.batch_bytes_max {
                 break;
             }
             let Some(entry) = self.remove(lane, number) else { break };

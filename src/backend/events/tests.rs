@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::encode::{EventSource, encode_batch, encode_event, lane_key};
-use super::outbox::{Delivery, EventBatch, EventOutbox, LANES, LostCounts, Part, Settled};
+use super::outbox::{
+    BATCH_BYTES_MAX, Delivery, EventBatch, EventOutbox, LANES, LostCounts, Part, Settled,
+};
 use crate::backend::queue::{EventUser, Happening};
 use crate::events::EventKind;
 use crate::hub::{ChannelName, ConnectionId, Epoch, MemberInfo, MemberKey, Position, Sender};
@@ -64,7 +66,7 @@ impl World {
         let bytes_max = [4_000, 40_000, 1 << 20][(seed % 3) as usize];
         Self {
             random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
-            outbox: EventOutbox::new(bytes_max, RETRY_FOR_MS),
+            outbox: EventOutbox::new(BATCH_BYTES_MAX, bytes_max, RETRY_FOR_MS),
             bytes_max,
             now_ms: 0,
             pushed: Default::default(),
@@ -193,7 +195,7 @@ fn every_event_is_accepted_in_order_or_counted_as_lost() {
 
 #[test]
 fn published_messages_are_dropped_before_the_events_of_connections() {
-    let mut outbox = EventOutbox::new(10_000, RETRY_FOR_MS);
+    let mut outbox = EventOutbox::new(BATCH_BYTES_MAX, 10_000, RETRY_FOR_MS);
     let push = |outbox: &mut EventOutbox, kind, lane| {
         outbox.push(0, lane, kind, |number| format!("{number} {:100}", ""));
     };
@@ -212,7 +214,7 @@ fn published_messages_are_dropped_before_the_events_of_connections() {
 
 #[test]
 fn a_batch_that_fails_for_too_long_is_reported_with_the_losses_that_it_reported() {
-    let mut outbox = EventOutbox::new(1 << 20, 1000);
+    let mut outbox = EventOutbox::new(BATCH_BYTES_MAX, 1 << 20, 1000);
     outbox.push_loss(0, &LostCounts::from([(EventKind::Connected, 3)]));
     outbox.push(0, 0, EventKind::Published, |_| "{}".into());
     assert!(outbox.take_batch(99, false).is_none(), "it waits for others");

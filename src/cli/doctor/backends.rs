@@ -36,8 +36,9 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
 const WHY: &str = "Applications receive events and answer questions there";
 
 fn unreachable(name: &str, error: &str) -> Finding {
-    let remedy = "start the application, or correct its address in [[backend]]; until then `serve` \
-                  starts, events wait, and what the application decides on is `unavailable`";
+    let remedy = "start the application, or correct its address in [[backend]] or [[app]]; until \
+                  then `serve` starts, events wait, and what the application decides on is \
+                  `unavailable`";
     let found = format!("{name}: {error}");
     Finding::new("backend", WHY, found).unless(false, State::Warning, remedy)
 }
@@ -48,21 +49,33 @@ fn examine_report(report: &UrlReport) -> Vec<Finding> {
         Ok(status) => *status,
         Err(error) => return vec![unreachable(url, error)],
     };
-    let found = format!("{url}: status {status} for a request of the type `test`");
+    let found = match report.is_of_app {
+        true => format!("{url}: status {status} for a webhook without events"),
+        false => format!("{url}: status {status} for a request of the type `test`"),
+    };
     let remedy = match status {
+        401 | 403 if report.is_of_app => {
+            "the app's backend rejects the signature: give it the key and secret of the [[app]], \
+             and verify the body as it was received"
+        }
         401 | 403 => {
             "the application rejects the signature: give it the secret of one of secret_files, and \
              verify the body as it was received"
         }
-        404 | 405 => "no handler accepts POST there: correct the address in [[backend]]",
-        300..=399 => "redirects are not followed: write the final address in [[backend]]",
+        404 | 405 => "no handler accepts POST there: correct the address in [[backend]] or [[app]]",
+        300..=399 => {
+            "redirects are not followed: write the final address in [[backend]] or [[app]]"
+        }
+        _ if report.is_of_app => "answer webhooks without events with a status from 200 to 299",
         _ => "answer requests of the type `test` with a status from 200 to 299",
     };
     let is_accepted = (200..300).contains(&status);
     let mut findings =
         vec![Finding::new("backend", WHY, found).unless(is_accepted, State::Failure, remedy)];
     findings.extend(is_accepted.then(|| examine_signature(report)));
-    findings.extend(report.ahead_s.map(|ahead_s| examine_clock(url, ahead_s)));
+    // Webhooks of apps have no timestamp.
+    let ahead_s = report.ahead_s.filter(|_| !report.is_of_app);
+    findings.extend(ahead_s.map(|ahead_s| examine_clock(url, ahead_s)));
     findings
 }
 
@@ -78,7 +91,10 @@ fn examine_signature(report: &UrlReport) -> Finding {
     .unless(
         !report.takes_wrong_signature,
         State::Warning,
-        "verify webhook-signature with a library of Standard Webhooks",
+        match report.is_of_app {
+            true => "verify X-Pusher-Signature with a server library of the protocol",
+            false => "verify webhook-signature with a library of Standard Webhooks",
+        },
     )
 }
 

@@ -54,4 +54,29 @@ section! {
     /// Closes connections without TLS (4000), after which clients try TLS.
     tls_only: bool = false,
     "Set where clients reach this server directly, on listeners with and without TLS.";
+
+    /// Address of the webhook, to which events of the app's channels are sent with POST, as
+    /// `https://` or `http://`; empty = none are sent.
+    webhook_url: String = String::new(),
+    "Set where the app's backend wants to know what happens.";
+
+    /// Kinds of events that are sent: `channel_occupied`, `channel_vacated`, `member_added`,
+    /// `member_removed`, `client_event`, `cache_miss`; empty = all. In a cluster only the last two
+    /// are supported.
+    webhook_events: Vec<String> = Vec::new(),
+    "List only what the backend uses: each client event costs it a part of a request.";
+
+    /// File with the authorities that sign the certificate of `webhook_url`, as PEM; empty = the
+    /// host's.
+    webhook_ca_file: String = String::new(),
+    "For `https://` with a private authority.";
+
+    /// How long a webhook is sent again while the backend does not accept it; past it, its events
+    /// are dropped and counted.
+    webhook_retry_for_s: u32 = 600 => "seconds" in 1..=86_400,
+    "Raise to bridge longer outages of the backend.";
+
+    /// How long a channel has to stay without members before `channel_vacated` is sent.
+    webhook_vacate_delay_ms: u32 = 5_000 => "milliseconds" in 0..=3_600_000,
+    "Raise where clients reconnect slowly and the backend should not notice.";
 }

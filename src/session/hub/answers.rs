@@ -128,6 +128,9 @@ impl HubSession {
                 {
                     return self.lift_bar(call);
                 }
+                if messages.is_empty() && matches!(asked.kind, AskedKind::Cached { .. }) {
+                    self.note_cache_miss(call, name);
+                }
                 call.queue_reply(&Reply::History { id, channel, position, messages, encoder });
             }
             Answer::Refused(refusal) => self.was_refused(call, &asked, channel, refusal),

@@ -15,6 +15,7 @@ use super::realm::retention_of;
 use super::state::HubSession;
 use super::verbs::{ChannelTerms, Wanted};
 use crate::auth::{INFO_BYTES_MAX, Identity, Namespace, PusherApp, USER_BYTES_MAX};
+use crate::events::EventKind;
 use crate::hub::{
     ChannelName, Code, Draft, MemberInfo, MemberKey, Position, Refused, Sender, Verb,
 };
@@ -24,6 +25,23 @@ use crate::text::content::CheckedJson;
 
 /// The longest data of a member or user (bytes).
 const SIGNED_DATA_BYTES_MAX: usize = INFO_BYTES_MAX + USER_BYTES_MAX + 256;
+
+/// What has happened in a channel of an app.
+#[derive(Debug)]
+pub enum AppEvent {
+    /// A client has sent an event to the other members.
+    Sent { channel: ChannelName, content: Box<str>, from: Arc<Sender> },
+    /// A new member should receive the last event, and there is none.
+    CacheMiss { channel: ChannelName },
+}
+
+impl AppEvent {
+    pub fn channel(&self) -> &ChannelName {
+        match self {
+            Self::Sent { channel, .. } | Self::CacheMiss { channel } => channel,
+        }
+    }
+}
 
 /// The data of a member of a presence channel.
 #[derive(Deserialize)]
@@ -270,6 +288,12 @@ impl HubSession {
             }
             _ => self.sender(),
         };
+        let namespace = call.realm.namespaces.find_or_granted(&name);
+        let channel_name = ChannelName::new(&name);
+        if namespace.events.wants(EventKind::ClientEvent) {
+            let (channel, content, from) = (channel_name.clone(), content.clone(), from.clone());
+            call.effects.app_events.push(AppEvent::Sent { channel, content, from });
+        }
         let draft = Draft {
             content,
             from: Some(from),
@@ -278,10 +302,18 @@ impl HubSession {
             accepted_ns: call.now_ns,
             storing: call.realm.protocols.storing(),
         };
-        let retention = retention_of(call.realm.namespaces.find_or_granted(&name));
+        let retention = retention_of(namespace);
         let verb = Verb::Publish { draft: Box::new(draft), key: None };
-        self.send_request(call, None, AskedKind::Other, ChannelName::new(&name), retention, verb);
+        self.send_request(call, None, AskedKind::Other, channel_name, retention, verb);
         Ok(())
+    }
+
+    /// Notes that a channel with a cache has nothing for a new member.
+    pub(super) fn note_cache_miss(&self, call: &mut Call<'_>, name: &ChannelName) {
+        let namespace = call.realm.namespaces.find_or_granted(name.as_str());
+        if namespace.events.wants(EventKind::CacheMiss) {
+            call.effects.app_events.push(AppEvent::CacheMiss { channel: name.clone() });
+        }
     }
 
     /// Asks for the last event of a channel with a cache, which a new member receives.

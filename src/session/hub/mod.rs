@@ -40,6 +40,7 @@ use std::sync::Arc;
 use pending::Pending;
 
 pub use answers::{JoinAnswer, MemberIndexes};
+pub use app::AppEvent;
 pub use asking::SessionQuestion;
 pub use by_server::{MemberReport, MemberStanding, Outcome};
 pub use portable::SessionState;
@@ -95,6 +96,8 @@ pub struct Effects {
     pub outcomes: Vec<(u32, Outcome)>,
     /// The same, of the client of an application behind a link.
     pub memberships: Vec<MemberReport>,
+    /// What has happened in channels of an app, if its webhook wants it.
+    pub app_events: Vec<AppEvent>,
     /// Send a goodbye and close, with this code and reason.
     pub close: Option<(CloseCode, String)>,
     /// When the client may reconnect after that (ms).
@@ -126,6 +129,7 @@ impl Effects {
     /// only these, so the shard can skip the rest.
     pub fn has_changes(&self) -> bool {
         let Self { left, purge, purge_news, outcomes, auth_failures, over_rate, .. } = self;
+        let has_happened = !self.app_events.is_empty();
         let is_changed = self.renumbered || self.named || self.rescheduled;
         let is_moved = self.continues.is_some() || self.replaces.is_some();
         let is_counted = self.errors + self.resumed > 0;
@@ -141,6 +145,7 @@ impl Effects {
             || has_left
             || is_reported
             || !memberships.is_empty()
+            || has_happened
             || self.close.is_some()
     }
 
@@ -162,6 +167,7 @@ impl Effects {
         self.cancelled.clear();
         self.outcomes.clear();
         self.memberships.clear();
+        self.app_events.clear();
         (self.renumbered, self.named, self.rescheduled) = (false, false, false);
         (self.continues, self.replaces, self.close) = (None, None, None);
         self.auth_failures.clear();

@@ -54,7 +54,16 @@ pub fn data_of(publication: &Publication) -> String {
 
 /// Returns the data of the event in a content, as clients receive it.
 pub(super) fn data_of_content(content: &str) -> String {
-    let data = read_content(content).data;
+    data_text(read_content(content).data)
+}
+
+/// Returns the name of the event in a content, and its data.
+pub fn event_of(content: &str) -> (Cow<'_, str>, String) {
+    let EventParts { name, data } = read_content(content);
+    (name, data_text(data))
+}
+
+fn data_text(data: &str) -> String {
     if data.starts_with('"') {
         serde_json::from_str(data).unwrap_or_default()
     } else {

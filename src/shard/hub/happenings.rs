@@ -6,7 +6,7 @@ use super::session_table::SessionEntry;
 use crate::backend::queue::Happening;
 use crate::events::{EventKind, EventKinds};
 use crate::hub::{ChannelName, ConnectionId, HomeEvent};
-use crate::session::hub::{Left, NONE};
+use crate::session::hub::{AppEvent, Effects, Left, NONE};
 use crate::shard::connections::Connections;
 
 impl Hub {
@@ -34,6 +34,24 @@ impl Hub {
                         Happening::Published { channel, position, content, from }
                     }
                 };
+                events.send(target.backend, event);
+            }
+        }
+    }
+
+    /// Reports what clients of apps have done, or missed.
+    pub(super) fn report_app_events(&self, connections: &mut Connections, effects: &mut Effects) {
+        for event in effects.app_events.drain(..) {
+            let channel = event.channel().as_str();
+            let target = self.shared.realm.namespaces.find_or_granted(channel).events;
+            let event = match event {
+                AppEvent::Sent { channel, content, from } => {
+                    Happening::ClientEvent { channel, content, from }
+                }
+                AppEvent::CacheMiss { channel } => Happening::CacheMiss { channel },
+            };
+            let events = connections.events_mut();
+            if events.is_wanted(target, event.kind()) {
                 events.send(target.backend, event);
             }
         }

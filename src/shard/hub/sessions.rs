@@ -206,6 +206,7 @@ impl Hub {
                 is_one_too_many = true;
             }
         }
+        self.report_app_events(connections, effects);
         self.ask_questions(connections, index, effects);
         for (kind, waited_ns) in effects.decided.drain(..) {
             connections.record_hook(kind, waited_ns);

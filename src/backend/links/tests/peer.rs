@@ -11,6 +11,7 @@ use tungstenite::Message;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::http::HeaderValue;
 
+use crate::backend::form::RequestForm;
 use crate::backend::links::{LinkFlow, LinkMail, LinkPosts, LinkTable};
 use crate::backend::settings::{BackendSettings, LinkSettings, LinkToken, LinkUrl};
 use crate::backend::signature::Signer;
@@ -122,7 +123,7 @@ pub(super) fn settings(url: &str) -> BackendSettings {
         hooks: None,
         links: Some(links),
         node_events: EventKinds::default(),
-        signer: Signer::new(Vec::new()),
+        form: RequestForm::Standard(Signer::new(Vec::new())),
         authorities: None,
         events_bytes_max: 0,
         retry_for: Duration::ZERO,
