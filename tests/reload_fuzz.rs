@@ -128,12 +128,17 @@ fn backend(section: &Section, random: &mut Random, gentle: bool) -> Table {
     table
 }
 
-/// The one app: the first one cannot be added to a running server.
+/// The one app: the first one cannot be added to a running server, nor can a webhook.
 fn app(section: &Section, random: &mut Random, gentle: bool) -> Table {
     let mut table = random_table(section, random, gentle);
-    for (key, value) in [("id", "1"), ("key", "key"), ("secret", "a secret")] {
+    let webhook = "http://127.0.0.1:1/webhook";
+    let texts = [("id", "1"), ("key", "key"), ("secret", "a secret"), ("webhook_url", webhook)];
+    for (key, value) in texts {
         table.insert(key.to_owned(), Value::String(value.to_owned()));
     }
+    let kinds = random.pick(&["cache_miss", "client_event", "member_added"]);
+    let kinds = (random.below(2) == 0).then(|| Value::Array(vec![Value::String(kinds.to_owned())]));
+    table.extend(kinds.map(|kinds| ("webhook_events".to_owned(), kinds)));
     table
 }
 
@@ -336,7 +341,8 @@ fn run(seed: u64, reloads: u32, gentle: bool) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let secret = support::secrets::webhook_secret_file();
     let backend = format!("[[backend]]\nhook_url = \"http://a\"\nsecret_files = [{secret:?}]\n");
-    let app = "[[app]]\nid = \"1\"\nkey = \"key\"\nsecret = \"a secret\"\n";
+    let app = "[[app]]\nid = \"1\"\nkey = \"key\"\nsecret = \"a secret\"\n\
+               webhook_url = \"http://a\"\n";
     let base = format!("{BASE}{backend}{app}");
     let mut server = Server::start(&base);
     let mut bystander = gentle.then(|| Bystander { raw: Raw::open(server.address()), said: 0 });

@@ -147,6 +147,16 @@ impl PusherApp {
         }
     }
 
+    /// Counts a connection that was counted in another process.
+    pub fn adopt(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    /// Returns whether connections that the app of another configuration counts are counted here.
+    pub fn continues(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.connections, &other.connections)
+    }
+
     /// Returns the number of open connections on this node.
     pub fn connections(&self) -> u32 {
         self.connections.load(Relaxed)

@@ -4,8 +4,9 @@
 //! questions ([`hook_line`]), and never wait. Two tasks on the [outer thread](crate::outer) encode
 //! events and send them in signed batches (`events`), and ask the questions (`hooking`).
 //!
-//! Files: `settings`, `form` (of requests), `signature`, `queue`, `hook_line`, `handshake` (what applications see of
-//! one), `client` (HTTP), `events`, `hooking`, `links`, `examine` (`seawall doctor`).
+//! Files: `settings`, `form` (of requests), `signature`, `queue`, `hook_line`, `handshake` (what
+//! applications see of one), `client` (HTTP), `events`, `hooking`, `links`, `examine` (`seawall
+//! doctor`).
 
 mod client;
 pub mod events;

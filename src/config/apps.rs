@@ -1,7 +1,7 @@
 //! Validates the apps of the Pusher protocol.
 
 use super::file::{self, ConnectRule, File, HandlerName};
-use super::{Faults, of_one, ranges, secret_files};
+use super::{APPS_PATH, Faults, of_one, ranges, secret_files};
 use crate::auth::{APP_ID_BYTES_MAX, AppOptions, PusherApp, PusherApps};
 
 /// The longest key (bytes).
@@ -29,6 +29,16 @@ pub(super) fn apps(file: &File, faults: &mut Faults) -> PusherApps {
                 route.path
             );
             faults.0.push(of_one(format!("route.{index}.handler"), text));
+        }
+    }
+    for (index, route) in file.routes.iter().enumerate() {
+        if !file.apps.is_empty() && route.path.starts_with(APPS_PATH) {
+            let text = format!(
+                "route {}: path must not be below {APPS_PATH}, where backends of apps call the \
+                 HTTP API",
+                route.path
+            );
+            faults.0.push(of_one(format!("route.{index}.path"), text));
         }
     }
     PusherApps::new(apps)

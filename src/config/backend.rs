@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::file::{self, ConnectRule, File, HandlerName};
-use super::{Faults, RouteOptions, links, of_one, ranges, secret_files, webhooks};
+use super::{Faults, RouteOptions, links, of_one, ranges, secret_files};
 use crate::auth::{Access, Namespaces, OnFailure};
 use crate::backend::{BackendSettings, HookSettings, RequestForm, Signer};
 use crate::events::{BACKENDS_MAX, EventKind, EventKinds, EventTarget};
@@ -24,6 +24,8 @@ const SECRET_PREFIX: &str = "whsec_";
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// The word for no kinds in the options of a channel, where an empty list means the backend's.
 const NO_KINDS: &str = "none";
+/// The beginning of the names of apps' webhooks, which no backend's name may have.
+pub(super) const APP_PREFIX: &str = "app:";
 /// What a route or channel lacks whose application is to decide.
 const NEEDS_HOOKS: &str =
     "needs a [[backend]] with hook_url or links, and its name in `backend` if there are several";
@@ -66,7 +68,7 @@ fn backend(
     {
         faults.0.push(fault("name", "must be a word"));
     }
-    if written.name.starts_with(webhooks::NAME_PREFIX) {
+    if written.name.starts_with(APP_PREFIX) {
         faults.0.push(fault("name", "must not begin with app: as the webhooks of apps do"));
     }
     for (key, problem) in ranges::find_errors(written.numbers()) {
@@ -192,7 +194,6 @@ pub(super) fn parse_kinds(names: &[String], all: &[EventKind]) -> Result<EventKi
 const BY_MEMBERS: &str = "use subscribed and unsubscribed";
 
 /// Checks kinds of events; `instead`: what may be named in a cluster.
-
 pub(super) fn check_kinds(
     kinds: EventKinds,
     has_cluster: bool,
@@ -360,8 +361,7 @@ pub(super) fn of_channel(
     }
     let inherited = || backend.and_then(|backend| parse_of_backends(&backend.events).ok());
     let kinds = own.or_else(inherited).unwrap_or_default().only(EventKind::is_of_channel);
-    let target = EventTarget { backend: found.unwrap_or_default() as u8, kinds };
-    Ok(webhooks::of_pattern(file, written).unwrap_or(target))
+    Ok(EventTarget { backend: found.unwrap_or_default() as u8, kinds })
 }
 
 /// Returns the kinds of events of channels that any backend wants.

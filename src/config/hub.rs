@@ -87,6 +87,7 @@ fn namespace(
         return Err(fault("history_ttl_s", text.to_owned()));
     }
     let target = backend::of_channel(file, written).map_err(|(key, text)| fault(key, text))?;
+    let target = webhooks::of_pattern(file, written).unwrap_or(target);
     Ok(Namespace {
         pattern,
         subscribe: written.subscribe,

@@ -312,7 +312,10 @@ impl Config {
     /// HTTP API of apps.
     pub fn forward_rule(&self) -> Option<ForwardRule> {
         let body_bytes_max = self.apps.body_bytes_max();
-        (!self.apps.is_empty()).then_some(ForwardRule { prefix: APPS_PATH, body_bytes_max })
+        let mut routes = self.route_options.iter();
+        let is_used =
+            !self.apps.is_empty() && routes.any(|route| route.handler == HandlerName::Pusher);
+        is_used.then_some(ForwardRule { prefix: APPS_PATH, body_bytes_max })
     }
 
     /// Returns the number of receive buffers of one shard.

@@ -64,8 +64,7 @@ impl Config {
         let acme = acme::settings(file, &mut faults);
         let cluster = cluster::settings(file, &mut faults);
         let Endpoints { listeners, tls, routes, admin, auth, namespaces, apps, .. } = endpoints;
-        let mut backends = backend::backends(file, &mut faults);
-        backends.extend(webhooks::targets(file, &apps, &mut faults));
+        let backends = webhooks::all_targets(file, &apps, &mut faults);
         let PreparedTls { certificates, admin: admin_tls } = tls;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);

@@ -4,30 +4,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backend::APP_PREFIX;
 use super::file::{self, File};
 use super::{Faults, at, backend, of_one};
 use crate::auth::{Access, PusherApps};
 use crate::backend::{BackendSettings, RequestForm};
 use crate::events::{BACKENDS_MAX, EventKind, EventKinds, EventTarget};
 
-/// The beginning of the names of targets, which no backend's name may have.
-pub(super) const NAME_PREFIX: &str = "app:";
-
 fn with_webhook(file: &File) -> impl Iterator<Item = (usize, &file::App)> {
     file.apps.iter().enumerate().filter(|(_, app)| !app.webhook_url.is_empty())
 }
 
-/// Returns the names of the targets, in the order of their indexes.
+/// Returns the names of the webhooks, in the order of their indexes.
 pub(super) fn names(file: &File) -> Vec<String> {
-    with_webhook(file).map(|(_, app)| format!("{NAME_PREFIX}{}", app.id)).collect()
+    with_webhook(file).map(|(_, app)| format!("{APP_PREFIX}{}", app.id)).collect()
 }
 
-/// Checks the webhooks; returns their settings, in the order of the file.
-pub(super) fn targets(
+/// Checks the backends and the webhooks; returns the settings of both, in the order of their
+/// indexes.
+pub(super) fn all_targets(
     file: &File,
     apps: &PusherApps,
     faults: &mut Faults,
 ) -> Vec<Arc<BackendSettings>> {
+    let mut targets = backend::backends(file, faults);
     let count = with_webhook(file).count();
     if count > 0 && file.backends.len() + count > BACKENDS_MAX {
         let text = format!(
@@ -46,7 +46,9 @@ pub(super) fn targets(
             faults.0.push(of_one(format!("app.{index}.{key}"), text));
         }
     }
-    with_webhook(file).filter_map(|(index, app)| target(index, app, file, apps, faults)).collect()
+    let webhook = |(index, app)| target(index, app, file, apps, faults);
+    targets.extend(with_webhook(file).filter_map(webhook));
+    targets
 }
 
 fn target(
@@ -74,7 +76,7 @@ fn target(
         return None;
     }
     Some(Arc::new(BackendSettings {
-        name: format!("{NAME_PREFIX}{}", written.id),
+        name: format!("{APP_PREFIX}{}", written.id),
         events_url: written.webhook_url.clone(),
         hooks: None,
         links: None,
@@ -193,5 +195,44 @@ mod tests {
             assert!(fault.text.contains(says), "{fault}");
         }
         assert!(Config::validate(&file(many(BACKENDS_MAX - 1), vec![]), 20_000, 1).is_ok());
+        let mut named = file(vec![], vec![]);
+        named.routes.clear();
+        named.backends[0].name = "app:a".into();
+        let fault = Config::validate(&named, 20_000, 1).unwrap_err();
+        assert_eq!(fault.key.as_deref(), Some("backend.0.name"), "{fault}");
+    }
+
+    #[test]
+    fn in_a_cluster_only_what_each_node_knows_is_sent() {
+        let validate = |events: &[&str]| {
+            let webhook_events = events.iter().map(|one| (*one).into()).collect();
+            let app = file::App { webhook_events, ..app("a", "http://x/") };
+            let mut file = file(vec![app], vec![]);
+            file.cluster.urls = vec!["redis://127.0.0.1".into()];
+            file.resume.keys.0.push("5e".repeat(32).as_str().into());
+            Config::validate(&file, 20_000, 1)
+        };
+        for events in [&[][..], &["member_added"]] {
+            let fault = validate(events).unwrap_err();
+            assert_eq!(fault.key.as_deref(), Some("app.0.webhook_events"), "{fault}");
+            assert!(fault.text.contains("name only client_event and cache_miss"), "{fault}");
+        }
+        if let Err(fault) = validate(&["cache_miss", "client_event"]) {
+            assert_ne!(fault.key.as_deref(), Some("app.0.webhook_events"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_reload_keeps_the_list_of_webhooks() {
+        let before = file(vec![app("a", ""), app("b", "http://x/")], vec![]);
+        let named = |apps: Vec<file::App>| names(&file(apps, vec![]));
+        assert_eq!(named(vec![app("b", "http://y/")]), names(&before));
+        for apps in [
+            vec![app("a", "http://x/"), app("b", "http://x/")],
+            vec![app("a", "http://x/"), app("b", "")],
+            vec![app("b", "")],
+        ] {
+            assert_ne!(named(apps), names(&before));
+        }
     }
 }

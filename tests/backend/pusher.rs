@@ -53,7 +53,7 @@ impl AppClient {
         let mut client = Self { raw, socket_id: String::new() };
         let data = client.await_event("pusher:connection_established");
         let data: Value = serde_json::from_str(data["data"].as_str().unwrap()).unwrap();
-        client.socket_id = data["socket_id"].as_str().unwrap().to_owned();
+        data["socket_id"].as_str().unwrap().clone_into(&mut client.socket_id);
         client
     }
 
@@ -86,7 +86,7 @@ impl AppClient {
         self.await_event("pusher_internal:subscription_succeeded");
     }
 
-    fn trigger(&mut self, channel: &str, data: Value) {
+    fn trigger(&mut self, channel: &str, data: &Value) {
         self.send(&json!({"event": "client-move", "channel": channel, "data": data}));
     }
 
@@ -153,8 +153,8 @@ fn the_server_library_accepts_webhooks_with_every_kind_of_event() {
     ann.subscribe("private-x", "");
     ann.subscribe("cache-news", "");
     ann.await_event("pusher:cache_miss");
-    ann.trigger("presence-room", json!({"x": 1}));
-    ann.trigger("private-x", json!("hello"));
+    ann.trigger("presence-room", &json!({"x": 1}));
+    ann.trigger("private-x", &json!("hello"));
     bob.await_event("client-move");
     bob.await_event("client-move");
     let (of_ann, of_bob) = (ann.socket_id.clone(), bob.socket_id.clone());
@@ -223,7 +223,7 @@ fn a_backend_that_fails_first_gets_everything_in_order() {
     let mut client = AppClient::connect(&server);
     client.subscribe("private-x", "");
     for number in 0..SENT {
-        client.trigger("private-x", json!({"number": number, "filler": "x".repeat(100)}));
+        client.trigger("private-x", &json!({"number": number, "filler": "x".repeat(100)}));
     }
     let sent = || -> Vec<Value> {
         let requests = accepted.lock().unwrap();
@@ -283,7 +283,7 @@ fn a_backend_that_hangs_delays_no_client_and_no_shutdown() {
     bob.subscribe("private-x", "");
     wait_until("a webhook is under way", || !backend.received().is_empty());
     for _ in 0..1000 {
-        ann.trigger("private-x", json!({}));
+        ann.trigger("private-x", &json!({}));
         bob.await_event("client-move");
     }
     drop((ann, bob));

@@ -127,7 +127,11 @@ fn app_flags(own: &str) -> Vec<String> {
     let needed = needed.into_iter().chain([("secret", secret)]);
     let is_other = |key: &str| key != own && !(key == "secret" && own == "secret_file");
     let page = (own == "presence_members_max").then(|| "--hub-presence-page-max=200".to_owned());
-    needed.filter(|(key, _)| is_other(key)).map(|(_, flag)| flag).chain(page).collect()
+    let url = ["webhook_events", "webhook_ca_file"]
+        .contains(&own)
+        .then(|| "--app-webhook-url=https://app.test/".to_owned());
+    let needed = needed.filter(|(key, _)| is_other(key)).map(|(_, flag)| flag);
+    needed.chain(page).chain(url).collect()
 }
 
 /// What a backend needs.
@@ -155,18 +159,15 @@ pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
         ("cluster.urls", _) => "redis://one.test,rediss://two.test:7000".to_owned(),
-        (
-            "listener.tls_client_ca"
-            | "admin.tls_client_ca"
-            | "acme.ca_file"
-            | "cluster.ca_file"
-            | "backend.ca_file",
-            _,
-        ) => fixture("ca.pem", 0o644, &certificate().chain),
+        (path, _) if path.ends_with("tls_client_ca") || path.ends_with("ca_file") => {
+            fixture("ca.pem", 0o644, &certificate().chain)
+        }
         ("backend.events", _) => "connected,published".to_owned(),
         ("backend.hook_headers", _) => "cookie,x-session".to_owned(),
-        ("backend.hook_url", _) => "https://app.test/hooks".to_owned(),
-        ("backend.events_url", _) => "https://app.test/events".to_owned(),
+        ("backend.hook_url" | "backend.events_url" | "app.webhook_url", _) => {
+            "https://app.test/hooks".to_owned()
+        }
+        ("app.webhook_events", _) => "client_event,cache_miss".to_owned(),
         ("backend.links", _) => "wss://app.test/link,ws://127.0.0.1:7000".to_owned(),
         ("backend.secret_files", _) => fixture("app.secret", 0o600, WEBHOOK_SECRET),
         ("channel.events", _) => "published,subscribed".to_owned(),

@@ -136,6 +136,8 @@ fn wrong_events_are_rejected_with_the_reason() {
         (json!({"name": "e", "channel": "a", "data": long}), 413, "exceeds the allowed maximum"),
         (json!({"name": "e", "channel": "a", "data": "", "socket_id": "x"}), 400, "socket_id"),
         (json!({"name": "e", "channel": "a", "data": "", "info": "x"}), 400, "info may contain"),
+        (json!({"name": "e", "channel": "a", "data": "", "info": "user_count"}), 400, "presence"),
+        (json!({"name": "pusher:x", "channel": "a", "data": ""}), 400, "the server's own"),
         (json!([]), 400, "invalid body"),
     ] {
         let (found, answer) = post(&server, 1, "/events", &body);
@@ -248,7 +250,7 @@ fn bodies_of_unknown_length_and_other_paths_are_rejected() {
     for (request, status) in [
         ("POST /apps/1/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         ("POST /apps/1/events HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
-        ("POST /apps/1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 413),
+        ("POST /apps/1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 401),
         ("GET /apps/1/unknown HTTP/1.1\r\nHost: a\r\n\r\n", 404),
         ("GET /apps/1/channels HTTP/1.1\r\nHost: a\r\n\r\n", 401),
         ("DELETE /apps/1/channels HTTP/1.1\r\nHost: a\r\n\r\n", 405),
@@ -257,4 +259,22 @@ fn bodies_of_unknown_length_and_other_paths_are_rejected() {
         raw.send(request.as_bytes());
         assert_eq!(raw.answer().0, status, "{request}");
     }
+}
+
+#[test]
+fn a_request_that_does_not_end_is_answered_at_the_deadline() {
+    let server = Server::start(&format!("[timeouts]\nhandshake_timeout_ms = 300\n{CONFIG}"));
+    let mut raw = Raw::connect(server.address());
+    raw.send(b"POST /apps/1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{");
+    assert_eq!(raw.answer().0, 408);
+    // A peer that ends its side before the body is complete gets no answer.
+    let mut raw = Raw::connect(server.address());
+    raw.send(b"POST /apps/1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{");
+    raw.half_close();
+    assert!(raw.rest().unwrap_or_default().is_empty());
+    // One that ends it after the request does.
+    let mut raw = Raw::connect(server.address());
+    raw.send(b"GET /apps/1/channels HTTP/1.1\r\nHost: a\r\n\r\n");
+    raw.half_close();
+    assert_eq!(raw.answer().0, 401);
 }

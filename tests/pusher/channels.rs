@@ -266,9 +266,26 @@ fn clients_of_both_protocols_share_channels() {
     assert_eq!(client.expect("reply"), "text");
     native.send(&publish("1:news", json!([1, 2])));
     assert_eq!(client.expect("message"), json!([1, 2]));
+    // Events of the protocol itself cannot be forged.
+    let forged = json!({"event": "pusher_internal:member_removed", "data": {"user_id": "1"}});
+    native.send(&publish("1:news", forged.clone()));
+    assert_eq!(client.expect("message"), forged);
     // What no `[[channel]]` opens is closed to clients without a signature.
     native.send(&raw::text(r#"{"type":"subscribe","channel":"1:private-a"}"#));
     assert_eq!(await_type(&mut native, "error")["code"], "forbidden");
     native.send(&publish("1:other", json!(1)));
     assert_eq!(await_type(&mut native, "error")["code"], "forbidden");
+}
+
+#[test]
+fn subscriptions_beyond_the_rate_are_refused_by_name() {
+    let server = Server::start(&format!("[rates]\nconnection_subscribes = 1\n{CONFIG}"));
+    let mut client = AppClient::connect(&server, 1);
+    for number in 0..20 {
+        client.ask(&format!("channel-{number}"), "", None);
+    }
+    let refused = (0..40).map(|_| client.next()).find(|message| {
+        message["event"] == "pusher:subscription_error" && message["data"]["type"] == "RateLimited"
+    });
+    assert!(refused.expect("there are too many")["channel"].is_string());
 }

@@ -96,3 +96,20 @@ fn a_removed_app_closes_its_connections() {
     assert_eq!(client.close_code(), 4003);
     other.expect_nothing();
 }
+
+#[test]
+fn a_reload_changes_nothing_for_members() {
+    let server = Server::start(CONFIG);
+    let mut ann = AppClient::connect(&server, 1);
+    ann.join("presence-a", "ann");
+    ann.subscribe("private-a");
+    server.reload(&CONFIG.replace("secret = \"secret-2\"", "secret = \"secret-two\""));
+    let mut bob = AppClient::connect(&server, 1);
+    assert_eq!(bob.join("presence-a", "bob")["presence"]["count"], 2);
+    ann.expect("pusher_internal:member_added");
+    bob.subscribe("private-a");
+    bob.trigger("private-a", "client-x", &json!(1));
+    ann.expect("client-x");
+    drop(bob);
+    ann.expect("pusher_internal:member_removed");
+}

@@ -31,7 +31,8 @@ fn rows() -> Vec<(String, String)> {
 
 #[test]
 fn each_row_names_a_test_that_exists() {
-    let tests = sources("tests/pusher") + &sources("src/session/pusher");
+    let webhooks = fs::read_to_string(root().join("tests/backend/pusher.rs")).unwrap();
+    let tests = sources("tests/pusher") + &sources("src/session/pusher") + &webhooks;
     let rows = rows();
     assert!(rows.len() > 25, "only {} rows", rows.len());
     for (subject, test) in rows {
@@ -59,6 +60,8 @@ fn the_tables_are_complete() {
             if rest.trim_start_matches([',', ' ']).starts_with("get") { "GET" } else { "POST" };
         used.insert(format!("{method} {path}"));
     }
+    let webhooks = seawall::events::EventKind::OF_APPS;
+    used.extend(webhooks.map(|kind| kind.name().to_owned()));
     let listed: BTreeSet<String> = rows().into_iter().map(|(subject, _)| subject).collect();
     let missing: Vec<_> = used.difference(&listed).collect();
     assert!(missing.is_empty(), "not in the guide: {missing:?}");

@@ -39,8 +39,7 @@ assert.deepEqual(await shipped, { id: 7 });
 
 const own = ann.private('a');
 const others = bob.private('a');
-await called((done) => own.subscribed(done));
-await called((done) => others.subscribed(done));
+await Promise.all([own, others].map((channel) => called((done) => channel.subscribed(done))));
 const whispered = called((done) => others.listenForWhisper('typing', done));
 own.whisper('typing', { at: 1 });
 assert.deepEqual(await whispered, { at: 1 });

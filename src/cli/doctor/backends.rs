@@ -49,9 +49,10 @@ fn examine_report(report: &UrlReport) -> Vec<Finding> {
         Ok(status) => *status,
         Err(error) => return vec![unreachable(url, error)],
     };
-    let found = match report.is_of_app {
-        true => format!("{url}: status {status} for a webhook without events"),
-        false => format!("{url}: status {status} for a request of the type `test`"),
+    let found = if report.is_of_app {
+        format!("{url}: status {status} for a webhook without events")
+    } else {
+        format!("{url}: status {status} for a request of the type `test`")
     };
     let remedy = match status {
         401 | 403 if report.is_of_app => {
@@ -91,9 +92,10 @@ fn examine_signature(report: &UrlReport) -> Finding {
     .unless(
         !report.takes_wrong_signature,
         State::Warning,
-        match report.is_of_app {
-            true => "verify X-Pusher-Signature with a server library of the protocol",
-            false => "verify webhook-signature with a library of Standard Webhooks",
+        if report.is_of_app {
+            "verify X-Pusher-Signature with a server library of the protocol"
+        } else {
+            "verify webhook-signature with a library of Standard Webhooks"
         },
     )
 }

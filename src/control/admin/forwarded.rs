@@ -1,6 +1,7 @@
 //! Answers requests that shards forward: those of the HTTP API of apps on addresses for clients.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -44,7 +45,8 @@ pub(in crate::control) async fn answer_requests(
         let (service, state) = (service.clone(), state.clone());
         tokio::spawn(async move {
             let (shard, token) = (request.shard, request.token);
-            let response = match read_request(request) {
+            let ForwardedRequest { head, body, client, room, .. } = request;
+            let response = match read_request(&head, body, client) {
                 Some(request) => match service.call(request).await {
                     Ok(response) => response,
                     Err(never) => match never {},
@@ -53,17 +55,16 @@ pub(in crate::control) async fn answer_requests(
             };
             let answer = encode_response(response).await;
             state.0.directory.post(shard, Mail::Forwarded { token, answer });
-            drop(place);
+            drop((room, place));
         });
     }
 }
 
 /// Parses a request, whose head has passed stricter checks.
-fn read_request(forwarded: ForwardedRequest) -> Option<Request<Body>> {
-    let ForwardedRequest { head, body, client, .. } = forwarded;
+fn read_request(head: &[u8], body: Vec<u8>, client: Option<IpAddr>) -> Option<Request<Body>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
-    parsed.parse(&head).ok()?;
+    parsed.parse(head).ok()?;
     let mut request = Request::builder().method(parsed.method?).uri(parsed.path?);
     for header in parsed.headers {
         request = request.header(header.name, header.value);
@@ -75,8 +76,11 @@ fn read_request(forwarded: ForwardedRequest) -> Option<Request<Body>> {
 
 /// Encodes an answer, after which the connection is closed.
 async fn encode_response(response: Response<Body>) -> Box<[u8]> {
-    let (parts, body) = response.into_parts();
-    let body = axum::body::to_bytes(body, ANSWER_BYTES_MAX).await.unwrap_or_default();
+    let (mut parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, ANSWER_BYTES_MAX).await.unwrap_or_else(|_| {
+        parts.status = StatusCode::INTERNAL_SERVER_ERROR;
+        Bytes::from_static(br#"{"error":{"code":"internal","message":"the answer is too long"}}"#)
+    });
     let status = parts.status;
     let mut head = String::with_capacity(256);
     // Writing to a text does not fail.

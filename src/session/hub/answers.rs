@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Call;
+use super::app::note_cache_miss;
 use super::by_server::{Reason, taken_back};
 use super::pending::{Asked, AskedKind};
 use super::state::{Fate, HubSession};
@@ -124,12 +125,13 @@ impl HubSession {
                 let encoder = call.realm.protocols.encoder(call.protocol);
                 let position = *position;
                 if let AskedKind::Cached { offset_max } = asked.kind
-                    && messages.iter().any(|one| one.offset() > offset_max)
+                    && (self.find(channel).is_none()
+                        || messages.iter().any(|one| one.offset() > offset_max))
                 {
                     return self.lift_bar(call);
                 }
                 if messages.is_empty() && matches!(asked.kind, AskedKind::Cached { .. }) {
-                    self.note_cache_miss(call, name);
+                    note_cache_miss(call, name);
                 }
                 call.queue_reply(&Reply::History { id, channel, position, messages, encoder });
             }

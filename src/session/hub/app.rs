@@ -19,7 +19,8 @@ use crate::events::EventKind;
 use crate::hub::{
     ChannelName, Code, Draft, MemberInfo, MemberKey, Position, Refused, Sender, Verb,
 };
-use crate::session::protocol::{AppCommand, Reply};
+use crate::proto::ws::CloseCode;
+use crate::session::protocol::{AppCommand, Command, Reply};
 use crate::session::pusher::{self, AppChannel, ChannelKind};
 use crate::text::content::CheckedJson;
 
@@ -137,6 +138,17 @@ impl HubSession {
                 self.send_client_event(call, &app, &channel, content)
             }
             AppCommand::Pong => Ok(()),
+        }
+    }
+
+    /// Refuses a subscription beyond a rate: clients wait for an answer that names the channel.
+    pub(super) fn refuse_for_app(&self, call: &mut Call<'_>, command: Option<&Command<'_>>) {
+        if let (Some(app), Some(Command::App(AppCommand::Subscribe { channel, .. }))) =
+            (self.app(), command)
+        {
+            let refused = &refuse(Code::RateLimited, "too many subscriptions per second; wait");
+            let channel = &app.own_name(channel);
+            call.queue_reply(&Reply::SubscriptionRefused { id: None, channel, refused });
         }
     }
 
@@ -308,14 +320,6 @@ impl HubSession {
         Ok(())
     }
 
-    /// Notes that a channel with a cache has nothing for a new member.
-    pub(super) fn note_cache_miss(&self, call: &mut Call<'_>, name: &ChannelName) {
-        let namespace = call.realm.namespaces.find_or_granted(name.as_str());
-        if namespace.events.wants(EventKind::CacheMiss) {
-            call.effects.app_events.push(AppEvent::CacheMiss { channel: name.clone() });
-        }
-    }
-
     /// Asks for the last event of a channel with a cache, which a new member receives.
     pub(super) fn ask_for_cached(
         &mut self,
@@ -345,6 +349,12 @@ impl HubSession {
         if Arc::ptr_eq(new, app) {
             return;
         }
+        if !new.continues(app) {
+            // It was removed, and added again, before this review.
+            let message = "the app was replaced; reconnect";
+            call.effects.close = Some((CloseCode::GOING_AWAY, message.into()));
+            return;
+        }
         self.identity = match &identity.user {
             None => call.realm.apps.identify(new.key()).cloned(),
             Some(_) => {
@@ -364,4 +374,12 @@ fn verify(app: &PusherApp, text: &str, auth: Option<&str>) -> Result<(), Refused
     }
     let message = "The connection is unauthorized: the signature is missing or invalid";
     Err(refuse(Code::Unauthorized, message))
+}
+
+/// Notes that a channel with a cache has nothing for a new member.
+pub(super) fn note_cache_miss(call: &mut Call<'_>, name: &ChannelName) {
+    let namespace = call.realm.namespaces.find_or_granted(name.as_str());
+    if namespace.events.wants(EventKind::CacheMiss) {
+        call.effects.app_events.push(AppEvent::CacheMiss { channel: name.clone() });
+    }
 }

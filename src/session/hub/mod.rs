@@ -129,7 +129,6 @@ impl Effects {
     /// only these, so the shard can skip the rest.
     pub fn has_changes(&self) -> bool {
         let Self { left, purge, purge_news, outcomes, auth_failures, over_rate, .. } = self;
-        let has_happened = !self.app_events.is_empty();
         let is_changed = self.renumbered || self.named || self.rescheduled;
         let is_moved = self.continues.is_some() || self.replaces.is_some();
         let is_counted = self.errors + self.resumed > 0;
@@ -145,7 +144,7 @@ impl Effects {
             || has_left
             || is_reported
             || !memberships.is_empty()
-            || has_happened
+            || !self.app_events.is_empty()
             || self.close.is_some()
     }
 

@@ -114,6 +114,11 @@ impl HubSession {
         realm: &Realm,
         now_ns: u64,
     ) -> Option<Self> {
+        let app = state.identity.as_ref().and_then(|saved| saved.app.as_deref());
+        let app = match app {
+            Some(id) => Some(realm.apps.find(id)?.clone()),
+            None => None,
+        };
         let identity = state.identity.as_ref().map(|saved| {
             Arc::new(Identity {
                 user: saved.user.as_deref().map(Arc::from),
@@ -122,7 +127,7 @@ impl HubSession {
                 expires_s: saved.expires_s,
                 key: saved.key,
                 application: saved.application.as_deref().map(Arc::from),
-                app: saved.app.as_deref().and_then(|id| realm.apps.find(id)).cloned(),
+                app: app.clone(),
             })
         });
         let id = ConnectionId::parse(&state.connection)?;
@@ -143,6 +148,9 @@ impl HubSession {
             let listed = saved.listed;
             let fate = Fate::default();
             session.add(Subscription { channel, local, member_index, watcher_index, listed, fate });
+        }
+        if let Some(app) = &app {
+            app.adopt();
         }
         if let Some(root) = &state.root {
             session.extras_mut().root = Some(ConnectionId::parse(root)?);

@@ -265,6 +265,7 @@ impl HubSession {
         call.effects.requests += command.as_ref().map_or(0, charges::cost_of);
         let kind = command.as_ref().ok().and_then(charges::rate_of);
         if kind.is_some_and(|(kind, times)| self.is_too_much(call, id, kind, times)) {
+            self.refuse_for_app(call, command.as_ref().ok());
             return Taken::Done;
         }
         if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {

@@ -38,12 +38,19 @@ struct Stored<'c> {
     data: &'c RawValue,
 }
 
+/// Returns whether only the server may send events of this name.
+pub fn is_reserved(event: &str) -> bool {
+    event.starts_with("pusher:") || event.starts_with("pusher_internal:")
+}
+
 /// Reads the event in a content, which is valid JSON.
 pub(super) fn read_content(content: &str) -> EventParts<'_> {
     let stored = content.starts_with('{').then(|| serde_json::from_str::<Stored<'_>>(content).ok());
     match stored.flatten() {
-        Some(Stored { event, data }) => EventParts { name: event, data: data.get() },
-        None => EventParts { name: MESSAGE.into(), data: content },
+        Some(Stored { event, data }) if !is_reserved(&event) => {
+            EventParts { name: event, data: data.get() }
+        }
+        _ => EventParts { name: MESSAGE.into(), data: content },
     }
 }
 
@@ -129,7 +136,10 @@ mod tests {
 
     #[test]
     fn contents_of_other_forms_are_messages() {
-        for content in ["1", "[1]", "\"a\"", "{}", r#"{"event":1,"data":2}"#, r#"{"data":2}"#] {
+        let reserved = r#"{"event":"pusher_internal:member_removed","data":{"user_id":"1"}}"#;
+        for content in
+            [reserved, "1", "[1]", "\"a\"", "{}", r#"{"event":1,"data":2}"#, r#"{"data":2}"#]
+        {
             let parts = read_content(content);
             assert_eq!((&*parts.name, parts.data), ("message", content));
         }
@@ -140,7 +150,7 @@ mod tests {
     proptest! {
         #[test]
         fn data_comes_back_as_it_was_published(
-            name in "\\PC{0,20}",
+            name in "\\PC{0,20}".prop_filter("not reserved", |name| !is_reserved(name)),
             data in prop_oneof![
                 "\\PC*",
                 any::<f64>().prop_map(|number| number.to_string()),

@@ -131,7 +131,8 @@ fn presence_json(page: &PresencePage) -> String {
     let infos = page.members.iter().map(|one| one.info.as_deref().unwrap_or("null"));
     let hash: Vec<String> =
         ids.iter().zip(infos).map(|(id, info)| format!("{id}:{info}")).collect();
-    let (count, ids, hash) = (page.count, ids.join(","), hash.join(","));
+    // As many as are listed: a list that is too long for a reply is cut.
+    let (count, ids, hash) = (ids.len(), ids.join(","), hash.join(","));
     format!(r#"{{"presence":{{"count":{count},"ids":[{ids}],"hash":{{{hash}}}}}}}"#)
 }
 

@@ -191,6 +191,7 @@ impl Connections {
         } else {
             let message = "too many unfinished messages at once; retry later";
             self.reject_asking(sessions, index, message);
+            self.reject_forwarding(sessions, index, message);
         }
     }
 

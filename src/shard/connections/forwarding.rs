@@ -36,6 +36,7 @@ impl Connections {
             body: Vec::new(),
             body_bytes,
             is_sent: false,
+            discarded: 0,
         };
         self.slot_mut(index).enter_stage(Stage::Forwarding(Box::new(forwarding)), tick);
         self.set_deadline(index);
@@ -45,9 +46,13 @@ impl Connections {
     /// Receives bytes of the body; when it is complete, sends the request.
     pub(super) fn receive_body(&mut self, sessions: &mut impl Sessions, index: u32, bytes: &[u8]) {
         let token = self.token(index);
-        let shard = self.id;
+        let (shard, linger_bytes_max) = (self.id, self.config.limits.linger_bytes_max);
         let Stage::Forwarding(forwarding) = self.slot_mut(index).stage_mut() else { return };
         if forwarding.is_sent {
+            forwarding.discarded += bytes.len() as u64;
+            if forwarding.discarded > linger_bytes_max {
+                self.abort(sessions, index, CloseCode::ABNORMAL);
+            }
             return;
         }
         let missing = forwarding.body_bytes - forwarding.body.len();
@@ -58,11 +63,21 @@ impl Connections {
         forwarding.is_sent = true;
         let (head, body) =
             (std::mem::take(&mut forwarding.head), std::mem::take(&mut forwarding.body));
-        let request = ForwardedRequest { shard, token, client: forwarding.client, head, body };
-        let sent = self.directory.requests().map(|requests| requests.try_send(request));
-        match sent {
-            Some(Ok(())) => {}
-            Some(Err(_)) => self.reject(sessions, index, Refusal::Unavailable, BUSY),
+        let client = forwarding.client;
+        let is_accepted = self.directory.requests().map(|requests| {
+            let bytes = head.len() + body.len();
+            requests.send_request(bytes, |room| ForwardedRequest {
+                shard,
+                token,
+                client,
+                head,
+                body,
+                room,
+            })
+        });
+        match is_accepted {
+            Some(true) => {}
+            Some(false) => self.reject(sessions, index, Refusal::Unavailable, BUSY),
             None => self.reject(sessions, index, Refusal::Unavailable, NO_SERVICE),
         }
     }
@@ -84,6 +99,18 @@ impl Connections {
         self.queue_bytes(index, answer);
         self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
         self.reconcile(driver, index);
+    }
+
+    /// Rejects a request whose body is received, because of a limit.
+    pub(super) fn reject_forwarding(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        message: &str,
+    ) {
+        if matches!(self.slot(index).stage(), Stage::Forwarding(_)) {
+            self.reject(sessions, index, Refusal::Unavailable, message);
+        }
     }
 
     /// Rejects a request that was not complete, or not answered, in time.

@@ -58,6 +58,8 @@ pub(super) struct ForwardingState {
     pub(super) body: Vec<u8>,
     pub(super) body_bytes: usize,
     pub(super) is_sent: bool,
+    /// Bytes that were received beyond the request.
+    pub(super) discarded: u64,
 }
 
 /// The stage of a connection. It only moves downwards in this list, and has either Finishing or
@@ -107,7 +109,7 @@ impl Stage {
                 partial.as_ref().map_or(0, |partial| partial.bytes.capacity())
             }
             Stage::Asking(asking) => asking.early.capacity(),
-            Stage::Forwarding(forwarding) => forwarding.body.capacity(),
+            Stage::Forwarding(forwarding) => forwarding.head.len() + forwarding.body.capacity(),
             Stage::Open(receiver) | Stage::Closing { receiver, .. } => receiver.partial_bytes(),
             Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => 0,
         }

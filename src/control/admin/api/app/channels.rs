@@ -48,6 +48,15 @@ impl Attributes {
         Ok(wanted)
     }
 
+    /// Checks that a channel has these attributes.
+    pub(super) fn check(self, channel: &AppChannel<'_>) -> Result<(), ApiError> {
+        if self.users && channel.kind != ChannelKind::Presence {
+            let message = "user_count is an attribute of presence channels only";
+            return Err(ApiError::bad_request(message));
+        }
+        Ok(())
+    }
+
     pub(super) fn is_empty(self) -> bool {
         self == Self::default()
     }
@@ -70,9 +79,7 @@ pub(super) async fn describe_attributes(
 ) -> Result<Map<String, Value>, ApiError> {
     let channel = parse(channel)?;
     let name = hub_name(app, &channel)?;
-    if wanted.users && channel.kind != ChannelKind::Presence {
-        return Err(ApiError::bad_request("user_count is an attribute of presence channels only"));
-    }
+    wanted.check(&channel)?;
     let mut described = Map::new();
     let about = match everywhere::describe_channel_of(state, &name).await {
         // A channel that nothing uses is not there.

@@ -13,7 +13,9 @@ use super::signed::Signed;
 use crate::auth::{EVENT_BATCH_MAX, PusherApp};
 use crate::hub::{ChannelName, ConnectionId, Draft, Verb};
 use crate::session::hub::retention_of;
-use crate::session::pusher::{AppChannel, EVENT_NAME_CHARS_MAX, make_content, parse_socket_id};
+use crate::session::pusher::{
+    AppChannel, EVENT_NAME_CHARS_MAX, is_reserved, make_content, parse_socket_id,
+};
 
 /// Channels of an event.
 const CHANNELS_MAX: usize = 100;
@@ -62,6 +64,10 @@ fn check_event(app: &PusherApp, event: EventBody) -> Result<CheckedEvent, ApiErr
         let message = format!("name must have 1 to {EVENT_NAME_CHARS_MAX} characters");
         return Err(ApiError::bad_request(message));
     }
+    if is_reserved(&name) {
+        let message = "names that begin with pusher: or pusher_internal: are the server's own";
+        return Err(ApiError::bad_request(message));
+    }
     let most = app.options.event_bytes_max as usize;
     if data.len() > most {
         let message = format!(
@@ -71,13 +77,15 @@ fn check_event(app: &PusherApp, event: EventBody) -> Result<CheckedEvent, ApiErr
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
     }
     channels.extend(channel);
+    let attributes = Attributes::parse(info.as_deref().unwrap_or_default())?;
     if channels.is_empty() || channels.len() > CHANNELS_MAX {
         let message = format!("an event needs 1 to {CHANNELS_MAX} channels");
         return Err(ApiError::bad_request(message));
     }
     for channel in &channels {
         let invalid = |text: &str| ApiError::bad_request(format!("channel {channel:?}: {text}"));
-        AppChannel::parse(channel).map_err(invalid)?;
+        let channel = AppChannel::parse(channel).map_err(invalid)?;
+        attributes.check(&channel)?;
     }
     let exclude = socket_id.map(|id| {
         parse_socket_id(&id).ok_or_else(|| ApiError::bad_request("socket_id is not one"))
@@ -86,7 +94,7 @@ fn check_event(app: &PusherApp, event: EventBody) -> Result<CheckedEvent, ApiErr
         content: make_content(&name, &data),
         channels,
         exclude: exclude.transpose()?,
-        attributes: Attributes::parse(info.as_deref().unwrap_or_default())?,
+        attributes,
     })
 }
 

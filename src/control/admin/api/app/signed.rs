@@ -11,7 +11,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use md5::{Digest, Md5};
 
-use super::super::{ApiError, BODY_TIMEOUT, SHORT_BODY_BYTES_MAX, State};
+use super::super::{ApiError, BODIES_KIB_MAX, BODY_TIMEOUT, SHORT_BODY_BYTES_MAX, State};
 use crate::auth::PusherApp;
 
 /// The most by which the clocks of a backend and this server may differ (s).
@@ -49,13 +49,9 @@ fn verify(
     app: &PusherApp,
     (method, path): (&Method, &str),
     params: &[(String, String)],
-    body: &[u8],
     now_s: u64,
 ) -> Result<(), ApiError> {
-    let param = |name: &str| {
-        let found = params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        found.ok_or_else(|| unauthorized(format!("{name} is missing in the query")))
-    };
+    let param = |name: &str| find_param(params, name);
     if param("auth_key")? != app.key() {
         return Err(unauthorized("auth_key is not the key of this app"));
     }
@@ -80,10 +76,19 @@ fn verify(
         );
         return Err(unauthorized(message));
     }
-    if !body.is_empty() && !param("body_md5")?.eq_ignore_ascii_case(&hex_of_md5(body)) {
-        return Err(unauthorized("body_md5 is not the MD5 of the body"));
-    }
     Ok(())
+}
+
+fn find_param<'p>(params: &'p [(String, String)], name: &str) -> Result<&'p str, ApiError> {
+    let found = params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    found.ok_or_else(|| unauthorized(format!("{name} is missing in the query")))
+}
+
+/// Verifies that a body is the signed one.
+fn verify_body(params: &[(String, String)], body: &[u8]) -> Result<(), ApiError> {
+    let is_signed =
+        body.is_empty() || find_param(params, "body_md5")?.eq_ignore_ascii_case(&hex_of_md5(body));
+    is_signed.then_some(()).ok_or_else(|| unauthorized("body_md5 is not the MD5 of the body"))
 }
 
 /// Returns the parameters of a query, sorted by name.
@@ -105,10 +110,12 @@ impl FromRequest<State> for Signed {
         let app = state.hub()?.realm.apps.find(id).cloned().ok_or_else(|| {
             ApiError::not_found("no [[app]] of this server has the id in the path")
         })?;
-        let body = receive_body(state, &app, &parts.headers, body).await?;
         let params = read_params(parts.uri.query().unwrap_or_default());
         let now_s = State::unix_ms() / 1000;
-        verify(&app, (&parts.method, parts.uri.path()), &params, &body, now_s)?;
+        // The body is received only if the signature, which covers its hash, is valid.
+        verify(&app, (&parts.method, parts.uri.path()), &params, now_s)?;
+        let body = receive_body(state, &app, &parts.headers, body).await?;
+        verify_body(&params, &body)?;
         Ok(Self { app, params, body })
     }
 }
@@ -133,7 +140,8 @@ async fn receive_body(
     let receive = async {
         let mut share = None;
         if length > SHORT_BODY_BYTES_MAX {
-            share = state.0.bodies.acquire_many(length.div_ceil(1024) as u32).await.ok();
+            let kib = length.div_ceil(1024).min(BODIES_KIB_MAX);
+            share = state.0.bodies.acquire_many(kib as u32).await.ok();
         }
         let received = axum::body::to_bytes(body, most).await.map_err(|_| too_long());
         drop(share);
@@ -162,7 +170,9 @@ mod tests {
              auth_timestamp=1353088179&auth_signature={signature}"
         );
         let check = |query: &str, body: &[u8], now_s| {
-            verify(&app, (&Method::POST, "/apps/3/events"), &read_params(query), body, now_s)
+            let params = read_params(query);
+            verify(&app, (&Method::POST, "/apps/3/events"), &params, now_s)?;
+            verify_body(&params, body)
         };
         check(&query, body, 1_353_088_179).unwrap();
         check(&query, body, 1_353_088_179 + 600).unwrap();
