@@ -194,14 +194,15 @@ cargo test --workspace
 # A call or file that the sandbox forgets shows here: the server as every test knows it, inside.
 step "cargo test, in the sandbox"
 SEAWALL_SANDBOX=true cargo test --test server --test hub --test auth --test exports \
-    --test protection --test limits
+    --test protection --test limits --test pusher
 # Without reloads: in the sandbox, other ports need a restart.
 SEAWALL_SANDBOX=true cargo test --test backend -- --skip reload
 # Every way to the engine; the other tests of the cluster follow in check-long.sh.
 SEAWALL_SANDBOX=true cargo test --test cluster -- commands:: nodes:: presence:: start::
 # The suites that reach every part of an engine; the others follow in check-long.sh.
 step "cargo test, on epoll"
-SEAWALL_DRIVER=epoll cargo test --test server --test hub --test clients --test limits --test sandbox
+SEAWALL_DRIVER=epoll cargo test --test server --test hub --test clients --test limits \
+    --test sandbox --test pusher
 step "cargo doc"
 RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
 step "cargo build --release"
