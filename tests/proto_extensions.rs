@@ -57,7 +57,7 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
             let outcome = match decision {
                 Decision::Upgrade(upgrade) => Ok(upgrade.compression),
                 Decision::Pending(_) => panic!("no gate"),
-                Decision::Forward { .. } => panic!("nothing is forwarded"),
+                Decision::Forward(_) => panic!("nothing is forwarded"),
                 Decision::Answer(response) => Err((response.status(), response.refusal())),
             };
             let text = String::from_utf8(out).expect("answers are text");

@@ -79,7 +79,7 @@ fn show(request: impl AsRef<[u8]>) -> (Head<'static>, String) {
 fn status(head: &Head<'_>) -> u16 {
     match head {
         Head::Partial
-        | Head::Complete { decision: Decision::Pending(_) | Decision::Forward { .. }, .. } => 0,
+        | Head::Complete { decision: Decision::Pending(_) | Decision::Forward(_), .. } => 0,
         Head::Complete { decision: Decision::Upgrade(_), .. } => 101,
         Head::Complete { decision: Decision::Answer(response), .. } => response.status(),
     }

@@ -176,7 +176,8 @@ pub(super) fn check_url(key: &str, url: &str) -> Result<(), String> {
 }
 
 fn parse_of_backends(names: &[String]) -> Result<EventKinds, String> {
-    parse_kinds(names, &EventKind::OF_BACKENDS)
+    let known = EventKind::ALL.into_iter().filter(|kind| kind.is_for_backends());
+    parse_kinds(names, &known.collect::<Vec<_>>())
 }
 
 /// Reads the names of kinds of events, all of these.

@@ -57,7 +57,9 @@ pub(super) fn of_group(file: &Written) -> Vec<String> {
     let lists = [&file.resume.keys_file, &file.tls.ticket_keys_file, &file.cluster.password_file];
     let backends = file.backends.iter().flat_map(|backend| &backend.secret_files);
     let tokens = file.backends.iter().map(|backend| &backend.link_token_file);
+    let apps = file.apps.iter().map(|app| &app.secret_file);
     let all = keys.chain(api_keys).chain(certificates).chain(lists).chain(backends).chain(tokens);
+    let all = all.chain(apps);
     let is_open = |path: &str| {
         let found = std::fs::metadata(path);
         found.is_ok_and(|found| found.permissions().mode() & ACCESS_BY_GROUP != 0)

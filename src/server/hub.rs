@@ -34,16 +34,19 @@ pub(super) fn make_hub(
     if !config.has_sessions() {
         return Ok((None, None));
     }
-    let mut protocols = Protocols::new(&SeawallV1).with_links(config.has_gateway_routes());
+    let mut protocols = Protocols::new(&SeawallV1);
     if !config.apps.is_empty() {
         protocols.add(&PusherV7);
     }
     let node = make_node();
+    // The logs of a cluster are made once, so they reckon with members behind links.
+    let mut storing = protocols.storing();
+    storing.protocols += u8::from(config.has_gateway_routes());
     let mut outer = None;
     let make_log: MakeLog = match config.cluster.as_ref().zip(thread) {
         Some((settings, thread)) => {
             let (make_log, started) =
-                make_cluster_log(thread, settings, (config.shards, node), protocols.storing())?;
+                make_cluster_log(thread, settings, (config.shards, node), storing)?;
             outer = Some(started);
             make_log
         }
@@ -105,7 +108,6 @@ pub fn make_hub_with(
     protocols: Protocols,
 ) -> Option<Arc<HubShared>> {
     let make = || {
-        let protocols = protocols.with_links(config.has_gateway_routes());
         let realm = make_realm(config, make_node(), admission).with_protocols(protocols);
         HubShared::new(realm, home_options(config), make_log)
     };
@@ -140,7 +142,6 @@ fn make_realm(config: &Config, node: u32, admission: Arc<Admission>) -> Realm {
         limits,
         admission,
     )
-    .with_protocols(Protocols::new(&SeawallV1).with_links(config.has_gateway_routes()))
     .with_apps(config.apps.clone())
 }
 

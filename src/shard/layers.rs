@@ -144,7 +144,15 @@ impl Sessions for Layers {
     }
 
     fn refill_outbox(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
-        call_both!(self, index, refill_outbox(connections, index, bytes_max));
+        // The gateway first: it sees what was sent before the hub queues more.
+        if let Some(gateway) = self.gateway_at(index) {
+            gateway.refill_outbox(connections, index, bytes_max);
+            if let Some(hub) = self.hub_of_member(index) {
+                hub.refill_outbox(connections, index, bytes_max);
+            }
+        } else if let Some(hub) = &mut self.hub {
+            hub.refill_outbox(connections, index, bytes_max);
+        }
     }
 
     fn run_due(&mut self, connections: &mut Connections, index: u32) {

@@ -64,6 +64,10 @@ impl Gate for Fixed {
 
     fn present_ticket(&self, _: usize, _: &str) {}
 
+    fn enter_request(&self, _: Option<IpAddr>) -> Result<(), Denial> {
+        Ok(())
+    }
+
     fn enter(&self, _: Option<IpAddr>, _: usize) -> Result<Entry, Denial> {
         if matches!(self, Self::Later) { Ok(Entry::Pending) } else { Err(FULL) }
     }

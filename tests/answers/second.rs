@@ -29,7 +29,7 @@ fn field(name: &str, value: &dyn Display) -> (String, String) {
 pub(crate) fn encode(decision: &Decision<'_>) -> Parts {
     match decision {
         Decision::Upgrade(upgrade) => accept(upgrade),
-        Decision::Forward { .. } => panic!("nothing is forwarded"),
+        Decision::Forward(_) => panic!("nothing is forwarded"),
         Decision::Pending(_) => panic!("there is nothing to send yet"),
         Decision::Answer(response) => respond(response),
     }

@@ -467,3 +467,28 @@ fn the_short_configuration_is_valid_and_short() {
     });
     let _: File = toml::from_str(&bare.collect::<Vec<_>>().join("\n")).unwrap();
 }
+
+/// Each option that names a file with a secret warns of one that its group can read.
+#[test]
+fn secrets_that_their_group_can_read_are_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let ends = ["secret_file", "secret_files", "keys_file", "password_file", "token_file"];
+    let mut count = 0;
+    for (section, row) in rows().filter(|(_, row)| ends.iter().any(|end| row.key.ends_with(end))) {
+        let (path, _) = other(section, row);
+        let open = format!("{path}-{}", section.flag(row));
+        std::fs::copy(&path, &open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let flag = format!("--{}={open}", section.flag(row));
+        let companions = companions(section, row);
+        let mut arguments = vec!["check-config", &flag];
+        arguments.extend(companions.iter().map(String::as_str));
+        let output = seawall(&arguments, "");
+        let said = [text(&output.stdout), text(&output.stderr)].concat();
+        assert!(output.status.success(), "{flag}: {said}");
+        let warned = said.lines().any(|line| line.contains("accessible to their group"));
+        assert!(warned && said.contains(&open), "{flag}: {said}");
+        count += 1;
+    }
+    assert!(count >= 8, "only {count} options");
+}

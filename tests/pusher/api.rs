@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::CONFIG;
 use crate::client::{AppClient, hex, sign};
-use crate::support::{Raw, Server};
+use crate::support::{Raw, Server, wait_until};
 
 /// A request of an app's backend.
 struct Call<'c> {
@@ -277,4 +277,33 @@ fn a_request_that_does_not_end_is_answered_at_the_deadline() {
     raw.send(b"GET /apps/1/channels HTTP/1.1\r\nHost: a\r\n\r\n");
     raw.half_close();
     assert_eq!(raw.answer().0, 401);
+}
+
+#[test]
+fn a_client_that_waits_with_its_body_is_asked_for_it() {
+    let server = Server::start(CONFIG);
+    let body = json!({"name": "e", "channel": "a", "data": "x"}).to_string();
+    let path = "/apps/1/events";
+    let call = Call { app: 1, method: "POST", path: "/events", query: "", body: &body, ahead_s: 0 };
+    let head = format!(
+        "POST {path}?{} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        call.signed_query(path),
+        body.len()
+    );
+    let mut raw = Raw::connect(server.address());
+    raw.send(head.as_bytes());
+    assert_eq!(raw.head(), "HTTP/1.1 100 Continue\r\n\r\n");
+    raw.send(body.as_bytes());
+    assert_eq!(raw.answer().0, 200);
+}
+
+#[test]
+fn requests_count_towards_the_limit_of_an_address() {
+    let limits = "[limits]\nconnections_per_address_max = 1\n";
+    let server = Server::start(&format!("{limits}{CONFIG}"));
+    let client = AppClient::connect(&server, 1);
+    let call = Call { app: 1, method: "GET", path: "/channels", query: "", body: "", ahead_s: 0 };
+    assert_eq!(call.send(&server).0, 429);
+    drop(client);
+    wait_until("the client is gone", || call.send(&server).0 == 200);
 }

@@ -289,3 +289,31 @@ fn subscriptions_beyond_the_rate_are_refused_by_name() {
     });
     assert!(refused.expect("there are too many")["channel"].is_string());
 }
+
+#[test]
+fn clients_of_other_protocols_see_users_with_the_app() {
+    let opened = "[[channel]]\npattern = \"1:presence-*\"\npresence = true\n";
+    let server = Server::start(&format!("{CONFIG}{opened}"));
+    let mut client = AppClient::connect(&server, 1);
+    client.join("presence-a", "ann");
+    let mut native = Raw::connect(server.address());
+    native.send(&raw::request_with("/ws", "Sec-WebSocket-Protocol: seawall.v1\r\n"));
+    native.switched();
+    let subscribe = r#"{"type":"subscribe","channel":"1:presence-a","presence":true}"#;
+    native.send(&raw::text(subscribe));
+    let members = &await_type(&mut native, "subscribed")["presence"]["members"];
+    assert!(members.as_array().unwrap().iter().any(|member| member["user"] == "1:ann"));
+    // One without a user is shown by its socket.
+    let added = client.expect("pusher_internal:member_added");
+    assert!(added["user_id"].as_str().unwrap().contains('.'), "{added}");
+}
+
+#[test]
+fn signed_rights_outlast_a_reload() {
+    let server = Server::start(CONFIG);
+    let mut client = AppClient::connect(&server, 1);
+    client.subscribe("private-a");
+    server.reload(&CONFIG.replace("secret-2", "secret-two"));
+    publish(&server, 1, "private-a", "e", "1");
+    client.expect("e");
+}

@@ -1,24 +1,27 @@
 // pusher-js as clients, and the library `pusher` as their backend: every kind of channel, events of
 // clients, presence with several connections of a user, users, and errors.
 //
-// node with_pusher_js.mjs MODULES PORT
+// node with_pusher_js.mjs MODULES PORT [tls]
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 
-const [modules, port] = process.argv.slice(2);
+const [modules, port, tls] = process.argv.slice(2);
+const useTLS = tls === 'tls';
+// The certificate is for this name.
+const host = useTLS ? 'localhost' : '127.0.0.1';
 const require = createRequire(`${modules}/`);
 const library = require('pusher-js');
 const Pusher = library.Pusher ?? library;
 const Backend = require('pusher');
 
 const backend = new Backend({
-  appId: '1', key: 'key-1', secret: 'secret-1', host: '127.0.0.1', port, useTLS: false,
+  appId: '1', key: 'key-1', secret: 'secret-1', host, port, useTLS,
   encryptionMasterKeyBase64: Buffer.alloc(32, 7).toString('base64'),
 });
 
 const connect = (user, key = 'key-1') => new Pusher(key, {
-  cluster: '', wsHost: '127.0.0.1', wsPort: Number(port), forceTLS: false,
-  enabledTransports: ['ws'],
+  cluster: '', wsHost: host, wsPort: Number(port), wssPort: Number(port), forceTLS: useTLS,
+  enabledTransports: ['ws', 'wss'],
   channelAuthorization: {
     customHandler: ({ socketId, channelName }, done) => {
       const member = { user_id: user, user_info: { name: `name of ${user}` } };
@@ -124,7 +127,7 @@ const fault = await next(stranger.connection, 'error');
 assert.equal(fault.error.data.code, 4001);
 assert.notEqual(stranger.connection.state, 'connected');
 const liar = new Backend({
-  appId: '1', key: 'key-1', secret: 'other', host: '127.0.0.1', port, useTLS: false,
+  appId: '1', key: 'key-1', secret: 'other', host, port, useTLS,
 });
 await assert.rejects(liar.trigger('news', 'x', {}), (error) => error.status === 401);
 

@@ -7,13 +7,12 @@ use super::outbox::{BATCH_BYTES_MAX, Part};
 use super::pusher;
 use crate::backend::form::RequestForm;
 use crate::backend::queue::Happening;
-use crate::events::EventKind;
 
 impl RequestForm {
     /// Returns whether the form has words for an event.
     pub(super) fn carries(&self, event: &Happening) -> bool {
         match self {
-            Self::Standard(_) => EventKind::OF_BACKENDS.contains(&event.kind()),
+            Self::Standard(_) => event.kind().is_for_backends(),
             Self::Pusher(_) => pusher::carries(event),
         }
     }
@@ -72,8 +71,16 @@ impl RequestForm {
                             | StatusCode::TOO_MANY_REQUESTS
                     )
             }
-            // Backends of apps expect that, too, while their handler is missing or misconfigured.
-            Self::Pusher(_) => true,
+            // Backends of apps expect repetitions also while their handler is missing or does not
+            // know the secret. But a body that is not acceptable never will be: resending it would
+            // keep others of its lane waiting.
+            Self::Pusher(_) => !matches!(
+                status,
+                StatusCode::BAD_REQUEST
+                    | StatusCode::PAYLOAD_TOO_LARGE
+                    | StatusCode::UNSUPPORTED_MEDIA_TYPE
+                    | StatusCode::UNPROCESSABLE_ENTITY
+            ),
         }
     }
 }

@@ -70,29 +70,37 @@ pub(super) fn carries(event: &Happening) -> bool {
 
 /// Encodes an event that [`carries`] has words for.
 pub(super) fn encode_event(event: &Happening) -> String {
-    let channel = channel_of(event).map(|channel| pusher::shown_name(channel.as_str()));
+    let hub_name = channel_of(event).expect("only events of channels are carried").as_str();
     let base = Fields {
         name: event.kind().name(),
-        channel: channel.expect("only events of channels are carried"),
+        channel: pusher::shown_name(hub_name),
         ..Fields::default()
     };
     let fields = match event {
         Happening::MemberAdded { member, .. } | Happening::MemberRemoved { member, .. } => {
-            Fields { user_id: user_of(&member.key), ..base }
+            let user = user_of(&member.key);
+            Fields { user_id: user.map(|user| pusher::shown_user(user, hub_name)), ..base }
         }
-        Happening::ClientEvent { content, from, .. } => describe_sent(content, from, base),
+        Happening::ClientEvent { content, from, .. } => {
+            describe_sent(content, (from, hub_name), base)
+        }
         _ => base,
     };
     serde_json::to_string(&fields).expect("fields are strings")
 }
 
-fn describe_sent<'e>(content: &'e str, from: &'e Sender, base: Fields<'e>) -> Fields<'e> {
+fn describe_sent<'e>(
+    content: &'e str,
+    (from, hub_name): (&'e Sender, &str),
+    base: Fields<'e>,
+) -> Fields<'e> {
     let (event, data) = pusher::event_of(content);
+    let user = from.user.as_deref().map(|user| pusher::shown_user(user, hub_name));
     Fields {
         event: Some(event),
         data: Some(data),
         socket_id: Some(pusher::socket_id(from.connection)),
-        user_id: from.user.as_deref().filter(|_| is_presence(&base.channel)),
+        user_id: user.filter(|_| is_presence(&base.channel)),
         ..base
     }
 }
@@ -113,6 +121,7 @@ mod tests {
     use std::sync::Arc;
 
     use axum::body::Bytes;
+    use axum::http::StatusCode;
     use serde_json::{Value, json};
 
     use super::*;
@@ -172,7 +181,7 @@ mod tests {
                    "data": "\"text\"", "socket_id": "65538.12884901892"})
         );
         let channel = ChannelName::new("1:presence-a");
-        let user = member(MemberKey::User("7".into()));
+        let user = member(MemberKey::User("1:7".into()));
         assert_eq!(
             encoded(&Happening::MemberAdded { channel, member: user }),
             json!({"name": "member_added", "channel": "presence-a", "user_id": "7"})
@@ -194,5 +203,24 @@ mod tests {
         let counts = [(EventKind::CacheMiss, 1)].into_iter().collect();
         assert_eq!(encode_batch(&[Part::Lost { number: 1, counts }], 0), None);
         assert_eq!(encode_events(5, &[]), r#"{"time_ms":5,"events":[]}"#);
+    }
+
+    #[test]
+    fn bodies_that_cannot_be_accepted_are_not_sent_again() {
+        let app = PusherApp::new("1", "key", b"a secret", tests_of_apps::options());
+        let form = RequestForm::Pusher(Arc::new(app));
+        for (status, is_temporary) in [
+            (400, false),
+            (401, true),
+            (404, true),
+            (413, false),
+            (415, false),
+            (422, false),
+            (429, true),
+            (500, true),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(form.is_temporary(status), is_temporary, "{status}");
+        }
     }
 }

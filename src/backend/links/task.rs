@@ -340,7 +340,9 @@ impl OpenLink {
 
     /// Pings, and returns when the link is to end although nothing fails.
     async fn watch(&self, heard: &LastHeard) -> LinkEnd {
-        let mut ticks = tokio::time::interval(PING_INTERVAL);
+        // Three within the time of silence, so that a late answer to one ends no link.
+        let interval = PING_INTERVAL.min(self.timeout / 3);
+        let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticked = Instant::now();
         loop {

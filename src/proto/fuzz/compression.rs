@@ -78,7 +78,7 @@ fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Negotiated, Str
     http::encode(&decision, &mut out);
     let negotiated = match decision {
         Decision::Upgrade(upgrade) | Decision::Pending(upgrade) => Ok(upgrade.compression),
-        Decision::Forward { .. } => panic!("nothing is forwarded"),
+        Decision::Forward(_) => panic!("nothing is forwarded"),
         Decision::Answer(response) => Err(response.status()),
     };
     Some((negotiated, String::from_utf8_lossy(&out).into()))

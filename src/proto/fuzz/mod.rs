@@ -127,7 +127,7 @@ fn check_answer(bytes: &[u8], (head, out): &(Head<'_>, Vec<u8>), limits: &http::
     let status = match decision {
         Decision::Upgrade(_) => 101,
         Decision::Pending(_) => panic!("no gate"),
-        Decision::Forward { .. } => panic!("nothing is forwarded"),
+        Decision::Forward(_) => panic!("nothing is forwarded"),
         Decision::Answer(response) => {
             let status = response.status();
             assert!(response.refusal().is_none_or(|refusal| refusal.status() == status));

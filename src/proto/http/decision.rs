@@ -15,10 +15,19 @@ pub enum Decision<'c> {
     Upgrade(Upgrade<'c>),
     /// It becomes one if that is decided elsewhere, later: nothing may be sent until then.
     Pending(Upgrade<'c>),
-    /// Its body follows, of this many bytes, and it is answered elsewhere.
-    Forward { body_bytes: usize },
+    /// Its body follows, and it is answered elsewhere.
+    Forward(ForwardTerms),
     /// It is answered: send the answer, then let the connection linger and close.
     Answer(Response<'c>),
+}
+
+/// How a request is received that is answered elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardTerms {
+    /// The bytes of its body.
+    pub body_bytes: usize,
+    /// The client waits for a 100 before it sends the body (RFC 9110 10.1.1).
+    pub expects_continue: bool,
 }
 
 /// What an upgrade has agreed on.

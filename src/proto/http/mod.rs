@@ -29,13 +29,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use authority::OriginPattern;
-pub use decision::{Content, Decision, KEY_BYTES, Response, Upgrade};
+pub use decision::{Content, Decision, ForwardTerms, KEY_BYTES, Response, Upgrade};
 pub use extensions::Compression;
 pub use forwarded::{Forwarding, ForwardingHeader};
 pub use pages::{Form, Page, PageForm, Pages};
 pub use refusal::Refusal;
 pub use request::TICKET_PREFIX;
-pub use response::{encode, refuse};
+pub use response::{CONTINUE, encode, refuse};
 pub use route::{Origins, Route, Routes};
 pub use upgrade::receive;
 
@@ -119,6 +119,11 @@ pub trait Gate: std::fmt::Debug {
     /// # Errors
     /// Why there are too many; then it is not counted.
     fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<Entry, Denial>;
+    /// Counts a client in by its address, for a request that is answered elsewhere.
+    ///
+    /// # Errors
+    /// Why there are too many; then it is not counted.
+    fn enter_request(&self, client: Option<IpAddr>) -> Result<(), Denial>;
 }
 
 /// Pages below [`CHALLENGE_PATH`] (RFC 8555 section 8.3).

@@ -11,6 +11,9 @@ use tungstenite::handshake::derive_accept_key;
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: ";
 
+/// The answer to a client that waits before it sends a body (RFC 9110 15.2.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// Appends a decision's bytes to `out`: none, if it is pending, or answered elsewhere.
 ///
 /// Must be called once for a connection: nothing of HTTP follows a 101, and any other answer is the
@@ -18,7 +21,7 @@ const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocke
 pub fn encode(decision: &Decision<'_>, out: &mut Vec<u8>) {
     match decision {
         Decision::Upgrade(upgrade) => switch(upgrade, out),
-        Decision::Pending(_) | Decision::Forward { .. } => {}
+        Decision::Pending(_) | Decision::Forward(_) => {}
         Decision::Answer(response) => respond(response, out),
     }
 }

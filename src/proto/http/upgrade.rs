@@ -10,7 +10,9 @@ use super::head::{self, Found, RejectedHead};
 use super::request::{Fields, choose_subprotocol, find_ticket};
 use super::target::Target;
 use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Refusal, Route};
-use super::{Content, Decision, Entry, KEY_BYTES, Response, SameOrigin, Scheme, Upgrade, fault};
+use super::{
+    Content, Decision, Entry, ForwardTerms, KEY_BYTES, Response, SameOrigin, Scheme, Upgrade, fault,
+};
 use httparse::{Header, Status};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -157,7 +159,7 @@ impl RequestHead<'_, '_> {
             return Ok(Decision::Answer(Response::new(content)));
         }
         if let Some(rule) = context.forwards.filter(|rule| target.path.starts_with(rule.prefix)) {
-            return forward(&fields, context.availability, rule, shape);
+            return self.forward(context, client, (&fields, rule), shape);
         }
         let Some((index, route)) = find_route(context, target.path) else {
             let Some(page) = context.pages.find(target.path) else {
@@ -204,6 +206,42 @@ impl RequestHead<'_, '_> {
             Entry::Granted => Decision::Upgrade(upgrade),
             Entry::Pending => Decision::Pending(upgrade),
         })
+    }
+
+    /// Forwards a request with a body of known length, or without one.
+    fn forward<'c>(
+        &self,
+        context: &Context<'c>,
+        client: Option<IpAddr>,
+        (fields, rule): (&Fields<'_>, super::ForwardRule),
+        shape: &mut Shape,
+    ) -> Result<Decision<'c>, RejectedHead> {
+        if let Availability::Denied(denial) = context.availability {
+            return Err(deny(denial, shape));
+        }
+        if self.old {
+            return Err(RejectedHead::bad("HTTP/1.0 is not supported here: send HTTP/1.1"));
+        }
+        if fields.transfer_encoding {
+            let message = "Transfer-Encoding is not supported here: send the body whole, with \
+                           Content-Length";
+            return Err(RejectedHead::bad(message));
+        }
+        let length = match fields.content_length.get("Content-Length")? {
+            None => 0,
+            Some(length) => read_length(length)?,
+        };
+        if let Some(gate) = context.gate {
+            gate.enter_request(client).map_err(|denial| deny(denial, shape))?;
+        }
+        // One that is too long is answered without it.
+        let body_bytes = if length > rule.body_bytes_max { 0 } else { length };
+        let expects = |header: &Header<'_>| {
+            header.name.eq_ignore_ascii_case("Expect")
+                && header.value.eq_ignore_ascii_case(b"100-continue")
+        };
+        let expects_continue = body_bytes > 0 && self.headers.iter().any(expects);
+        Ok(Decision::Forward(ForwardTerms { body_bytes, expects_continue }))
     }
 
     fn target(&self, context: &Context<'_>) -> Result<Target<'_>, RejectedHead> {
@@ -275,32 +313,12 @@ fn find_listener_answer(
     Some(Content::Redirect { location: host.https_url(port, target.path, target.query) })
 }
 
-/// Forwards a request with a body of known length, or without one.
-fn forward<'c>(
-    fields: &Fields<'_>,
-    availability: Availability,
-    rule: super::ForwardRule,
-    shape: &mut Shape,
-) -> Result<Decision<'c>, RejectedHead> {
-    if let Availability::Denied(denial) = availability {
-        return Err(deny(denial, shape));
-    }
-    if fields.transfer_encoding {
-        let message = "Transfer-Encoding is not supported here: send the body whole, with \
-                       Content-Length";
-        return Err(RejectedHead::bad(message));
-    }
-    let length = match fields.content_length.get("Content-Length")? {
-        None => 0,
-        Some(length) => std::str::from_utf8(length)
-            .ok()
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|text| text.parse::<usize>().ok())
-            .ok_or_else(|| RejectedHead::bad("Content-Length is not a number"))?,
-    };
-    // One that is too long is answered without it.
-    let body_bytes = if length > rule.body_bytes_max { 0 } else { length };
-    Ok(Decision::Forward { body_bytes })
+/// Reads the length of a body (RFC 9110 8.6).
+fn read_length(value: &[u8]) -> Result<usize, RejectedHead> {
+    let text = std::str::from_utf8(value).ok();
+    let digits = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|text| text.parse().ok());
+    length.ok_or_else(|| RejectedHead::bad("Content-Length is not a number"))
 }
 
 fn find_route<'c>(context: &Context<'c>, path: &str) -> Option<(usize, &'c Route)> {

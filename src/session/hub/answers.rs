@@ -7,7 +7,9 @@ use super::app::note_cache_miss;
 use super::by_server::{Reason, taken_back};
 use super::pending::{Asked, AskedKind};
 use super::state::{Fate, HubSession};
-use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage, Refused};
+use crate::hub::{
+    Answer, ChannelName, MemberInfo, Origin, Position, PresencePage, Publication, Refused,
+};
 use crate::hub::{Request, Retention, Verb};
 use crate::session::protocol::Reply;
 
@@ -63,7 +65,7 @@ impl HubSession {
             Fate::Stays => None,
             Fate::Review => {
                 let lost = self.drop_void_grant(call, name);
-                (!self.may_stay(call, name)).then(|| lost.unwrap_or(Reason::Rights))
+                (!self.may_stay(call, name, lost)).then(|| lost.unwrap_or(Reason::Rights))
             }
             Fate::Ends => Some(Reason::Server),
         };
@@ -124,9 +126,8 @@ impl HubSession {
             Answer::History { position, messages } => {
                 let encoder = call.realm.protocols.encoder(call.protocol);
                 let position = *position;
-                if let AskedKind::Cached { offset_max } = asked.kind
-                    && (self.find(channel).is_none()
-                        || messages.iter().any(|one| one.offset() > offset_max))
+                if let AskedKind::Cached { joined_at } = asked.kind
+                    && (self.find(channel).is_none() || is_later(messages, position, joined_at))
                 {
                     return self.lift_bar(call);
                 }
@@ -194,4 +195,11 @@ impl HubSession {
             verb: Verb::Rename { old, new },
         });
     }
+}
+
+/// Returns whether the last message of a channel, whose position was read with it, is delivered to
+/// a member that has joined before.
+fn is_later(messages: &[Arc<Publication>], position: Position, joined_at: Position) -> bool {
+    let is_of_new_epoch = position.epoch != joined_at.epoch;
+    messages.iter().any(|one| is_of_new_epoch || one.offset() > joined_at.offset)
 }

@@ -180,7 +180,7 @@ impl HubSession {
                 })?;
                 let text = format!("{}:{}:{data}", pusher::socket_id(self.id), channel.name);
                 verify(app, &text, auth)?;
-                Some(self.read_member(data)?)
+                Some(self.read_member(app, data)?)
             }
             ChannelKind::OfUser => {
                 let user = channel.user().map(|user| app.own_name(user));
@@ -201,11 +201,11 @@ impl HubSession {
     }
 
     /// Reads the member that the app's backend has signed.
-    fn read_member(&self, data: &str) -> Result<Arc<MemberInfo>, Refused> {
+    fn read_member(&self, app: &PusherApp, data: &str) -> Result<Arc<MemberInfo>, Refused> {
         let invalid = |text: String| refuse(Code::BadRequest, format!("channel_data: {text}"));
         let MemberData { user_id, user_info } =
             serde_json::from_str(data).map_err(|error| invalid(error.to_string()))?;
-        let key = MemberKey::User(read_user_id(user_id)?.into());
+        let key = MemberKey::User(app.own_name(&read_user_id(user_id)?).into());
         let info = user_info.filter(|info| info.get() != "null");
         let info = info.map(CheckedJson::new).transpose();
         let info = info.map_err(|fault| invalid(format!("user_info {}", fault.text())))?;
@@ -334,7 +334,7 @@ impl HubSession {
         }
         let retention = retention_of(call.realm.namespaces.find_or_granted(name.as_str()));
         let verb = Verb::History { since: None, limit: 1, reverse: true };
-        let kind = AskedKind::Cached { offset_max: position.offset };
+        let kind = AskedKind::Cached { joined_at: position };
         self.send_request(call, None, kind, name.clone(), retention, verb);
     }
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::cutter::Cutter;
 use super::undecided::Undecided;
 use crate::admission::limiter::RateKind;
-use crate::hub::{ChannelName, ConnectionId};
+use crate::hub::{ChannelName, ConnectionId, Position};
 use crate::session::protocol::ResumedChannel;
 
 /// A backend's call that waits for the reply of a channel's home.
@@ -49,10 +49,10 @@ pub(super) enum AskedKind {
     /// As part of a `resume`.
     Resume,
     Read,
-    /// The last event of a channel with a cache, if it is not later than this offset: later ones
-    /// are delivered to the new member.
+    /// The last event of a channel with a cache, if it is not later than the position of the new
+    /// member, which later ones are delivered to.
     Cached {
-        offset_max: u64,
+        joined_at: Position,
     },
     /// An application is asked.
     Question,

@@ -100,13 +100,11 @@ impl Realm {
     #[must_use]
     pub fn with_options(&self, by: Self) -> Self {
         self.revoked.expect_life(by.limits.ticket_ttl_s);
-        let has_links = self.protocols.has_links() || by.protocols.has_links();
         Self {
             node: self.node,
             anybody: self.anybody.clone(),
             revoked: self.revoked.clone(),
-            // There may still be members behind links, although no route has any more.
-            protocols: self.protocols.clone().with_links(has_links),
+            protocols: self.protocols.clone(),
             apps: by.apps.following(&self.apps),
             admission: self.admission.clone(),
             ..by

@@ -86,7 +86,7 @@ impl HubSession {
         }
         let channel = self.subscriptions[at].channel.clone();
         let lost = self.drop_void_grant(call, channel.as_str());
-        if !self.may_stay(call, channel.as_str()) {
+        if !self.may_stay(call, channel.as_str(), lost) {
             return self.end_unasked(call, at, lost.unwrap_or(Reason::Rights));
         }
         let watches = self.subscriptions[at].watcher_index != NONE;
@@ -105,11 +105,15 @@ impl HubSession {
         decided.is_ok_and(|namespace| namespace.presence)
     }
 
-    /// Returns whether a subscription may stay, by identity or by grant.
-    pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str) -> bool {
-        // The rights of an app's client were signed, and last as long as its connection.
-        if call.is_behind_link() || self.app().is_some() {
+    /// Returns whether a subscription may stay, by identity or by grant. `lost`: the grant that it
+    /// had was dropped for this reason.
+    pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str, lost: Option<Reason>) -> bool {
+        if call.is_behind_link() {
             return true;
+        }
+        if self.app().is_some() {
+            // Signed rights last as long as the connection; others come from a backend's grant.
+            return lost.is_none();
         }
         let grant = self.find_grant(channel);
         let trusted = grant.is_some_and(|grant| {

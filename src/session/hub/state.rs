@@ -338,9 +338,6 @@ impl HubSession {
     /// or grant, a renewal, or the authentication timeout.
     pub fn deadline_ms(&self, realm: &Realm) -> Option<u64> {
         let Some(identity) = &self.identity else { return Some(self.due_ms) };
-        if identity.app.is_some() {
-            return None;
-        }
         let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
         let ends = grants.map(|grant| grant.expires_s).chain(identity.expires_s);
         let renewal = self.is_to_be_renewed(realm).then_some(self.due_ms);
@@ -349,6 +346,10 @@ impl HubSession {
 
     /// Returns whether the ticket or a grant expires before the rights that it carries.
     pub(super) fn is_to_be_renewed(&self, realm: &Realm) -> bool {
+        if self.app().is_some() {
+            // Clients of apps have no tickets.
+            return false;
+        }
         // `due_ms` is half of the lifetime after the issue, so the other half ends then.
         let ticket_ends_ms = self.due_ms.saturating_add(renewal_ms(realm));
         let outlasts = |exp_s: u64| realm.end_ms(exp_s) > ticket_ends_ms;

@@ -10,6 +10,9 @@ mod reply;
 pub use command::{AppCommand, ClientRequest, Command, REQUEST_ID_BYTES_MAX, ResumePoint, Text};
 pub use reply::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use content::ContentAlone;
 
 use crate::hub::{EventEncoder, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId, Storing};
@@ -68,7 +71,8 @@ pub struct Protocols {
     all: [&'static dyn ClientProtocol; PROTOCOLS_MAX],
     /// The number of client protocols.
     count: usize,
-    has_links: bool,
+    /// There are members behind links, or were.
+    has_links: Arc<AtomicBool>,
 }
 
 impl Protocols {
@@ -76,18 +80,13 @@ impl Protocols {
     pub fn new(stored: &'static dyn ClientProtocol) -> Self {
         let mut all: [&'static dyn ClientProtocol; PROTOCOLS_MAX] = [&ContentAlone; PROTOCOLS_MAX];
         all[ProtocolId::STORED.index()] = stored;
-        Self { all, count: 1, has_links: false }
+        Self { all, count: 1, has_links: Arc::default() }
     }
 
-    /// Sets whether there may be members behind links.
-    #[must_use]
-    pub fn with_links(self, has_links: bool) -> Self {
-        Self { has_links, ..self }
-    }
-
-    /// Returns whether there may be members behind links.
-    pub fn has_links(&self) -> bool {
-        self.has_links
+    /// Notes that there is a member behind a link: from now on, publications are accounted for with
+    /// one more encoding.
+    pub fn note_link(&self) {
+        self.has_links.store(true, Relaxed);
     }
 
     /// Adds a protocol.
@@ -136,7 +135,7 @@ impl Protocols {
 
     /// Returns how messages are stored: the encoding, and the number of encodings.
     pub fn storing(&self) -> Storing {
-        let protocols = (self.count + usize::from(self.has_links)) as u8;
+        let protocols = (self.count + usize::from(self.has_links.load(Relaxed))) as u8;
         Storing { encoder: self.get(ProtocolId::STORED), protocols }
     }
 }

@@ -3,11 +3,11 @@
 
 use super::codes;
 use super::content::{EventParts, read_content};
-use super::names::{AppChannel, ChannelKind, shown_name};
+use super::names::{AppChannel, ChannelKind, shown_name, shown_user};
 use super::socket_id::socket_id;
 use crate::hub::{
-    ChannelMessage, ConnectionId, EncodedEvent, Event, MemberInfo, MemberKey, PresencePage,
-    ProtocolEncoder, Publication, Refused,
+    ChannelMessage, ChannelName, ConnectionId, EncodedEvent, Event, MemberInfo, MemberKey,
+    PresencePage, ProtocolEncoder, Publication, Refused,
 };
 use crate::proto::ws::DataKind;
 use crate::session::protocol::Reply;
@@ -62,13 +62,13 @@ pub(super) fn encode_event(event: &Event<'_>) -> Option<EncodedEvent> {
     let payload = match event {
         Event::Message(message) => encode_message(message),
         Event::Join { channel, member } => {
+            let data = member_json(member, channel.as_str());
             let channel = shown_name(channel.as_str());
-            let data = member_json(member);
             with_text("pusher_internal:member_added", Some(&channel), &data)
         }
         Event::Leave { channel, member } => {
+            let data = format!(r#"{{"user_id":{}}}"#, quoted(&user_id(member, channel.as_str())));
             let channel = shown_name(channel.as_str());
-            let data = format!(r#"{{"user_id":{}}}"#, quoted(&user_id(member)));
             with_text("pusher_internal:member_removed", Some(&channel), &data)
         }
         // Messages may be lost without notice in this protocol.
@@ -95,7 +95,8 @@ fn encode_message(message: &ChannelMessage<'_>) -> Vec<u8> {
         name.starts_with("client-") && channel.is_some_and(|channel| is_presence(&channel));
     if let Some(user) = user.filter(|_| is_of_member) {
         push(&mut out, r#","user_id":"#);
-        push_quoted(&mut out, user);
+        let hub_name = message.channel.map_or("", ChannelName::as_str);
+        push_quoted(&mut out, shown_user(user, hub_name));
     }
     out.push(b'}');
     out
@@ -110,15 +111,15 @@ fn quoted(text: &str) -> String {
 }
 
 /// Returns the id of a member: its user's, or its socket's if it has none.
-fn user_id(member: &MemberInfo) -> String {
+fn user_id(member: &MemberInfo, channel: &str) -> String {
     match &member.key {
-        MemberKey::User(user) => user.to_string(),
+        MemberKey::User(user) => shown_user(user, channel).to_owned(),
         MemberKey::Connection(connection) => socket_id(*connection),
     }
 }
 
-fn member_json(member: &MemberInfo) -> String {
-    let id = quoted(&user_id(member));
+fn member_json(member: &MemberInfo, channel: &str) -> String {
+    let id = quoted(&user_id(member, channel));
     match &member.info {
         Some(info) => format!(r#"{{"user_id":{id},"user_info":{info}}}"#),
         None => format!(r#"{{"user_id":{id}}}"#),
@@ -126,8 +127,9 @@ fn member_json(member: &MemberInfo) -> String {
 }
 
 /// Makes the data of a subscription to a presence channel: all members, with the new one.
-fn presence_json(page: &PresencePage) -> String {
-    let ids: Vec<String> = page.members.iter().map(|member| quoted(&user_id(member))).collect();
+fn presence_json(page: &PresencePage, channel: &str) -> String {
+    let id = |member| quoted(&user_id(member, channel));
+    let ids: Vec<String> = page.members.iter().map(|member| id(member)).collect();
     let infos = page.members.iter().map(|one| one.info.as_deref().unwrap_or("null"));
     let hash: Vec<String> =
         ids.iter().zip(infos).map(|(id, info)| format!("{id}:{info}")).collect();
@@ -174,7 +176,8 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> Option<Vec<u8>> {
             encode_established(*connection, *heartbeat_s)
         }
         Reply::Subscribed { channel, presence, .. } => {
-            let data = presence.map_or_else(|| "{}".to_owned(), presence_json);
+            let data =
+                presence.map_or_else(|| "{}".to_owned(), |page| presence_json(page, channel));
             let channel = shown_name(channel);
             with_text("pusher_internal:subscription_succeeded", Some(&channel), &data)
         }
@@ -211,7 +214,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hub::{ChannelName, Code, Sender};
+    use crate::hub::{Code, Sender};
 
     const ID: ConnectionId = ConnectionId { node: 0, shard: 3, session: 0, serial: 7 };
 
@@ -251,7 +254,7 @@ mod tests {
             (
                 "1:presence-a",
                 r#"{"event":"client-e","data":[1]}"#,
-                Some("4\"2"),
+                Some("1:4\"2"),
                 r#"{"event":"client-e","channel":"presence-a","data":"[1]","user_id":"4\"2"}"#,
             ),
             ("1:news", "[1]", None, r#"{"event":"message","channel":"news","data":"[1]"}"#),
@@ -263,7 +266,7 @@ mod tests {
     #[test]
     fn members_are_shown_by_user() {
         let member = |user: &str, info: Option<&str>| {
-            let key = MemberKey::User(user.into());
+            let key = MemberKey::User(format!("1:{user}").into());
             Arc::new(MemberInfo { key, connection: ID, info: info.map(Into::into) })
         };
         let channel = ChannelName::new("1:presence-a");
@@ -289,7 +292,7 @@ mod tests {
         let members = vec![ann, member("bob", None)];
         let page = PresencePage { count: 2, members, next: None };
         assert_eq!(
-            presence_json(&page),
+            presence_json(&page, "1:presence-a"),
             r#"{"presence":{"count":2,"ids":["ann","bob"],"hash":{"ann":{"n":1},"bob":null}}}"#
         );
     }

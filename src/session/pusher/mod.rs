@@ -19,7 +19,7 @@ mod socket_id;
 pub use codes::{APP_DISABLED, NOT_AUTHORIZED, OVER_CAPACITY, TLS_ONLY};
 pub use connect::{ConnectFault, read_target, unknown_key};
 pub use content::{EVENT_NAME_CHARS_MAX, data_of, event_of, is_reserved, make_content};
-pub use names::{AppChannel, ChannelKind, shown_name};
+pub use names::{AppChannel, ChannelKind, shown_name, shown_user};
 pub use socket_id::{parse_socket_id, socket_id};
 
 use crate::hub::{EncodedEvent, Event, EventEncoder};

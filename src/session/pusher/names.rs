@@ -123,6 +123,14 @@ pub fn shown_name(hub_name: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Returns the id by which clients of an app know a user of a channel: in the hub, the app's id and
+/// a colon precede it. A client of another protocol has its user's own name.
+pub fn shown_user<'u>(user: &'u str, channel: &str) -> &'u str {
+    let app = channel.split_once(':').map(|(app, _)| app);
+    let id = app.and_then(|app| user.strip_prefix(app)?.strip_prefix(':'));
+    id.unwrap_or(user)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -157,6 +165,16 @@ mod tests {
         for name in ["", "a b", "a:b", "a/b", "#a", "ä", "#server-to-user-", &long] {
             assert!(AppChannel::parse(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn users_of_an_app_are_shown_by_their_id() {
+        for (user, shown) in
+            [("1:42", "42"), ("1:1:42", "1:42"), ("12:42", "12:42"), ("ann", "ann")]
+        {
+            assert_eq!(shown_user(user, "1:presence-a"), shown);
+        }
+        assert_eq!(shown_user("1:42", "presence-a"), "1:42");
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use super::stage::{ForwardingState, Stage};
 use super::{Connections, Sessions};
 use crate::driver::{Driver, Token};
-use crate::proto::http::Refusal;
+use crate::proto::http::{self, ForwardTerms, Refusal};
 use crate::proto::ws::CloseCode;
 use crate::shard::forwarded::ForwardedRequest;
 
@@ -27,19 +27,22 @@ impl Connections {
         sessions: &mut impl Sessions,
         index: u32,
         client: Option<IpAddr>,
-        (head, body, body_bytes): (&[u8], &[u8], usize),
+        (head, body, terms): (&[u8], &[u8], ForwardTerms),
     ) {
         let tick = self.tick;
         let forwarding = ForwardingState {
             head: head.into(),
             client,
             body: Vec::new(),
-            body_bytes,
+            body_bytes: terms.body_bytes,
             is_sent: false,
             discarded: 0,
         };
         self.slot_mut(index).enter_stage(Stage::Forwarding(Box::new(forwarding)), tick);
         self.set_deadline(index);
+        if terms.expects_continue && body.is_empty() {
+            self.queue_bytes(index, http::CONTINUE);
+        }
         self.receive_body(sessions, index, body);
     }
 

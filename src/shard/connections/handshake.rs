@@ -10,8 +10,8 @@ use crate::auth::Identity;
 use crate::config::{Config, ConnectRule, HandlerName};
 use crate::hub::ProtocolId;
 use crate::proto::http::{
-    Availability, Compression, Decision, Denial, Entry, Gate, Refusal, SameOrigin, TokenFault,
-    Upgrade,
+    Availability, Compression, Decision, Denial, Entry, ForwardTerms, Gate, Refusal, SameOrigin,
+    TokenFault, Upgrade,
 };
 use crate::session::hub::Realm;
 
@@ -28,9 +28,7 @@ pub(super) enum Verdict {
     Upgrade(Terms),
     /// Boxed because it is rare.
     Pending(Box<Upgrade<'static>>),
-    Forward {
-        body_bytes: usize,
-    },
+    Forward(ForwardTerms),
     /// Contains the reason if the request was rejected.
     Answer(Option<Refusal>),
 }
@@ -44,7 +42,7 @@ impl Verdict {
                 Self::Upgrade(Terms { route, compression, protocol })
             }
             Decision::Pending(upgrade) => Self::Pending(Box::new(upgrade.into_owned())),
-            Decision::Forward { body_bytes } => Self::Forward { body_bytes },
+            Decision::Forward(terms) => Self::Forward(terms),
             Decision::Answer(response) => Self::Answer(response.refusal()),
         }
     }
@@ -180,6 +178,10 @@ impl Gate for Handshake<'_> {
             realm.identify_by_ticket(ticket, &application.name, self.unix_ms / 1000)
         });
         self.findings.borrow_mut().identity = identity;
+    }
+
+    fn enter_request(&self, client: Option<IpAddr>) -> Result<(), Denial> {
+        self.count_address(client).map(drop).map_err(|denied| self.record_denial(denied))
     }
 
     fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<Entry, Denial> {

@@ -231,9 +231,9 @@ impl Connections {
                     self.begin_asking(sessions, index, *upgrade, client, request);
                 }
             }
-            Verdict::Forward { body_bytes } => {
+            Verdict::Forward(terms) => {
                 let (head, body) = bytes.split_at(consumed);
-                self.begin_forwarding(sessions, index, client, (head, body, body_bytes));
+                self.begin_forwarding(sessions, index, client, (head, body, terms));
             }
             Verdict::Answer(refusal) => self.leave_answered(sessions, index, refusal),
         }

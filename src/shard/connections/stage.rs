@@ -156,6 +156,14 @@ mod tests {
             config: Arc::new(Config::validate(&File::default(), 20_000, 1).unwrap()),
             early: Vec::new(),
         };
+        let forwarding = Stage::Forwarding(Box::new(ForwardingState {
+            head: Box::default(),
+            client: None,
+            body: Vec::new(),
+            body_bytes: 0,
+            is_sent: false,
+            discarded: 0,
+        }));
         let stages = [
             Stage::Proxy { partial: None, accepted_us },
             Stage::Http { partial, accepted_us },
@@ -170,6 +178,8 @@ mod tests {
                 assert_eq!(stage.may_precede(other), at < next, "{stage:?} before {other:?}");
             }
         }
+        assert!(!forwarding.may_precede(&stages[2]) && !stages[2].may_precede(&forwarding));
+        assert!(stages[1].may_precede(&forwarding) && forwarding.may_precede(&stages[5]));
         let finishing = Stage::Finishing;
         assert!(!finishing.may_precede(&stages[5]) && !stages[5].may_precede(&finishing));
         assert!(finishing.may_precede(&Stage::Ending) && stages[4].may_precede(&finishing));

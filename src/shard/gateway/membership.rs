@@ -15,6 +15,9 @@ use crate::session::hub::{MemberReport, MemberStanding};
 use crate::shard::connections::Connections;
 use crate::shard::layers::Layers;
 
+/// The effort of reporting one membership.
+const JOINED_EFFORT: u64 = 1;
+
 impl Layers {
     /// Applies `join` or `leave`.
     pub(super) fn apply_membership(
@@ -65,6 +68,7 @@ impl Layers {
         }
         for index in std::mem::take(&mut gateway.moved_members) {
             for channel in hub.channels_of_linked(index) {
+                connections.work_mut().spend(JOINED_EFFORT);
                 let (channel, standing) = (channel.as_str().into(), MemberStanding::Joined);
                 let membership = MemberReport { channel, number: 0, standing };
                 gateway.report_membership(connections, index, &membership);

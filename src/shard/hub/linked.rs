@@ -44,6 +44,7 @@ impl Hub {
     ) {
         if self.entry(index).is_none() {
             let realm = &self.shared.realm;
+            realm.protocols.note_link();
             let session = HubSession::behind_link(id, identity.cloned(), realm);
             self.sessions.insert(index, ProtocolId::CONTENT, |_| session);
             self.list_user(index);

@@ -185,7 +185,7 @@ pub(super) async fn list_users(
         let answer = await_answer(ask_home(&state, parse_channel_name(&name)?, verb)?).await?;
         let Answer::Presence(page) = answer else { return Err(unexpected_answer(&answer)) };
         users.extend(page.members.iter().filter_map(|member| match &member.key {
-            MemberKey::User(user) => Some(json!({"id": **user})),
+            MemberKey::User(user) => Some(json!({"id": pusher::shown_user(user, &name)})),
             MemberKey::Connection(_) => None,
         }));
         after = page.next.map(Into::into);
